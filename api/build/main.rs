@@ -1,5 +1,7 @@
 //! Compiles `proto/` without protoc: rust-protobuf and ttrpc for what shims speak, prost and tonic for the rest.
 
+#[cfg(feature = "grpc")]
+mod grpc;
 #[cfg(feature = "ttrpc")]
 mod ttrpc;
 
@@ -10,5 +12,7 @@ fn main() -> Result {
     println!("cargo::rerun-if-changed=build");
     #[cfg(feature = "ttrpc")]
     ttrpc::generate()?;
+    #[cfg(feature = "grpc")]
+    grpc::generate()?;
     Ok(())
 }
