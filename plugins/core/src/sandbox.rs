@@ -1,0 +1,32 @@
+//! Sandbox records: what a pod is kept under.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+
+use crate::container::Runtime;
+use crate::{Any, Context, FieldMask, Filters, Labels, Result};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    pub id: String,
+    pub labels: Labels,
+    pub runtime: Runtime,
+    pub spec: Option<Any>,
+    pub sandboxer: String,
+    pub created_at: SystemTime,
+    pub updated_at: SystemTime,
+    pub extensions: BTreeMap<String, Any>,
+}
+
+/// Sandbox records of a namespace. Filter fields: `id`, `runtime.name`, `labels.<key>`.
+#[async_trait]
+pub trait Store: Send + Sync {
+    async fn get(&self, cx: &Context, id: &str) -> Result<Sandbox>;
+    async fn list(&self, cx: &Context, filters: &Filters) -> Result<Vec<Sandbox>>;
+    async fn create(&self, cx: &Context, sandbox: Sandbox) -> Result<Sandbox>;
+    /// Paths: `labels`, `labels.<key>`, `extensions`, `extensions.<key>`, `runtime`, `spec`.
+    async fn update(&self, cx: &Context, sandbox: Sandbox, fields: &FieldMask) -> Result<Sandbox>;
+    async fn delete(&self, cx: &Context, id: &str) -> Result<()>;
+}
