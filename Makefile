@@ -1,0 +1,53 @@
+# What a person needs; CI calls only these. `make` alone explains them.
+SHELL := /bin/bash
+CARGO ?= cargo
+TARGET := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+BIN := $(or $(TARGET),target)/release
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build run test check e2e conformance bench install clean
+
+help: ## this text
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+deps: ## install what a build needs (Debian and Ubuntu by apt; elsewhere name it)
+	@scripts/deps.sh build
+
+build: deps ## windlassd, windlass and containerd-shim-runc-v2 into target/release
+	$(CARGO) build --release --locked -p windlassd -p windlass
+	$(CARGO) rustc --profile shim --locked -p containerd-shim-runc-v2 --bin containerd-shim-runc-v2 -- \
+	  -C target-feature=+crt-static -C relocation-model=static
+	@install -m 0755 $(BIN)/../shim/containerd-shim-runc-v2 $(BIN)/containerd-shim-runc-v2
+
+run: build ## build, start a private daemon, run a container (IMAGE=… for one from a registry), stay until Ctrl-C
+	@BIN=$(BIN) IMAGE='$(IMAGE)' scripts/run.sh
+
+test: build ## unit, conformance suites and end to end, against daemons under private roots (root needed)
+	@scripts/deps.sh test
+	$(CARGO) test --release --locked --workspace
+
+check: ## formatting, clippy, tidy rules, dependencies' licences and advisories
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) test --release --locked -p windlass-tests --test tidy
+	@scripts/deny.sh
+
+e2e: build ## the end-to-end tests alone
+	$(CARGO) test --release --locked -p windlass-tests
+
+conformance: build ## unmodified Go clients against our daemon (RIG=… names where clients and registries are)
+	@BIN=$(BIN) scripts/conformance.sh
+
+bench: build ## windlassd and a stock containerd (CONTAINERD=its socket) in turn: medians and ratios
+	$(CARGO) build --release --locked -p windlass-bench
+	@BIN=$(BIN) scripts/bench.sh
+
+install: build ## into $(DESTDIR)$(PREFIX)/bin, with a systemd unit
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 0755 $(BIN)/windlassd $(BIN)/windlass $(BIN)/containerd-shim-runc-v2 $(DESTDIR)$(PREFIX)/bin/
+	sed 's|@PREFIX@|$(PREFIX)|' scripts/windlass.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/windlass.service
+
+clean: ## remove build outputs
+	$(CARGO) clean

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Unmodified clients against windlassd: the descriptor comparison, ctr, containerd's own client suite.
+#
+#   RIG       directory whose bin holds ctr, runc and client.test (containerd's integration/client, compiled)
+#   ONLY      "descriptors", "ctr", "client", "client-runc": one part alone
+#   AT_LEAST  client tests that must pass (default 75)
+# A plain HTTP registry with library/busybox:latest is expected on 127.0.0.1:5000 (REGISTRY).
+set -euo pipefail
+bin=$(realpath "${BIN:-target/release}")
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+only=${ONLY:-descriptors ctr client client-runc}
+
+missing() { echo "conformance: $1 is missing. $2" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || missing "root" "Containers need it."
+command -v go >/dev/null || missing "go" "The clients are Go programs."
+[ -n "${RIG:-}" ] || missing "RIG" "Set it to the directory whose bin holds ctr, runc and client.test."
+for b in ctr runc client.test; do [ -x "$RIG/bin/$b" ] || missing "$RIG/bin/$b" "See the head of scripts/conformance.sh."; done
+curl -fsS "http://${REGISTRY:-127.0.0.1:5000}/v2/" >/dev/null || missing "a registry on ${REGISTRY:-127.0.0.1:5000}" "Start one or set REGISTRY."
+
+work=$(mktemp -d -t windlass-conformance.XXXXXX)
+chmod 0711 "$work"
+daemon=
+stop() {
+  [ -n "$daemon" ] && kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null || true
+  daemon=
+}
+finish() {
+  trap - EXIT
+  set +e
+  stop
+  for pid in "$work"/*/state/*/*/*/shim.pid; do [ -f "$pid" ] && kill -KILL "$(cat "$pid")" 2>/dev/null; done
+  grep -o " $work/[^ ]*" /proc/self/mounts | sort -r | while read -r m; do umount -l "$m" 2>/dev/null; done
+  [ -n "${KEEP:-}" ] || rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+export SSL_CERT_FILE=${SSL_CERT_FILE:-$RIG/ca-bundle.pem}
+export PATH=$bin:$RIG/bin:$PATH
+
+start() { # start NAME [CONFIG]: a fresh daemon; its socket in $address
+  local dir=$work/$1
+  mkdir -p "$dir"
+  printf '%s\n' "${2:-version = 3}" >"$dir/config.toml"
+  address=$dir/windlass.sock
+  "$bin/windlassd" --config "$dir/config.toml" --root "$dir/root" --state "$dir/state" --address "$address" 2>"$dir/log" &
+  daemon=$!
+  "$bin/windlass" --address "$address" version --wait 10s >/dev/null || { tail -20 "$dir/log" >&2; exit 1; }
+}
+
+client_suite() { # client_suite NAME: counts the top-level tests that pass
+  local log=$work/$1.log passed
+  echo "--- containerd's client suite, $1"
+  ( cd "$work/$1" && timeout 900 "$RIG/bin/client.test" -test.v -test.root -no-daemon -address "$address" -no-criu \
+    -test.skip 'TestDaemon|TestMigration|TestRestartMonitor|TestShimDoesNotLeakPipes|TestShimOOMScore|TestBindLowPort' ) \
+    >"$log" 2>&1 || true
+  passed=$(grep -c '^--- PASS' "$log" || true)
+  grep '^--- FAIL' "$log" || true
+  echo "$1: $passed top-level tests passed, $(grep -c '^--- FAIL' "$log" || true) failed"
+  [ -z "${LOGS:-}" ] || cp "$log" "$work/$1/log" "$LOGS/" 2>/dev/null || true
+  [ "$passed" -ge "${AT_LEAST:-75}" ] || { echo "fewer than ${AT_LEAST:-75} passed; the end of the log:" >&2; tail -40 "$log" >&2; exit 1; }
+}
+
+for part in $only; do
+  case $part in
+    descriptors)
+      start descriptors
+      ( cd "$here/tests/go" && WINDLASS_ADDRESS=$address go test -count=1 -run TestDescriptors ./... )
+      stop ;;
+    ctr)
+      start ctr
+      ( cd "$here/tests/go" && WINDLASS_ADDRESS=$address go test -count=1 ./ctr/... )
+      stop ;;
+    client)
+      start client
+      client_suite client
+      stop ;;
+    client-runc)
+      start client-runc $'version = 3\n[plugins."io.containerd.runtime.v2.task"]\n  binary_name = "runc"'
+      client_suite client-runc
+      stop ;;
+    *) missing "part $part" "Parts: descriptors ctr client client-runc." ;;
+  esac
+done
