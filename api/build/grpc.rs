@@ -34,7 +34,7 @@ pub fn generate() -> Result {
 
     let mut config = tonic_prost_build::Config::new();
     // Ordered maps, as core has them: equal messages are equal bytes.
-    config.bytes(BIG).btree_map(["."]).skip_debug(SECRET);
+    config.bytes(BIG).btree_map(["."]).skip_debug(SECRET).enable_type_names();
     let dir = out.join("grpc");
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
