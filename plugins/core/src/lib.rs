@@ -29,6 +29,8 @@ pub mod sandbox;
 pub mod snapshot;
 pub mod stream;
 pub mod task;
+#[cfg(feature = "testsuite")]
+pub mod testsuite;
 pub mod transfer;
 pub mod types;
 pub mod validate;

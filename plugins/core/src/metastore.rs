@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Reads of one consistent or newer state.
 pub trait Read {
@@ -17,17 +17,39 @@ pub trait Write: Read {
     fn delete(&mut self, key: &[u8]) -> Result<()>;
 }
 
-/// A boxed transaction body. It may run only once, on the engine's writer thread.
+/// A boxed transaction body. It runs at most once, on the engine's writer thread, and must be short: all writers wait
+/// for it.
 pub type Body<'a> = Box<dyn FnOnce(&mut dyn Write) -> Result<()> + Send + 'a>;
+
+/// Told once what came of a submitted body; runs on the engine's writer thread, so it only passes the word on.
+pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// Ordered keys and values with one writer.
 ///
 /// - `update` runs the body alone; where it answers an error nothing is changed and the error comes back. Where it
-///   succeeds, the change is durable (synced to disk) before `update` returns. Concurrent updates share one sync.
-/// - `view` never waits for a writer.
+///   succeeds, the change is durable (synced to disk) before `update` returns. Concurrent updates share one sync; a
+///   body that fails, or panics, takes only its own changes with it.
+/// - Bodies run in the order in which they were submitted, each seeing all changes before it.
+/// - `view` never waits for a disk; all of a view sees one state. It holds writers up, so it must be short.
 /// - A crash at any point leaves every acknowledged update and no half one.
-/// Both block: call them on a blocking thread or where a fraction of a millisecond does not matter.
+/// - *Unavailable* once the engine has failed or is closed, *resource exhausted* where too many bodies wait.
+///
+/// `view` and `update` block; `submit` does not.
 pub trait MetaStore: Send + Sync {
     fn view(&self, body: &mut dyn FnMut(&dyn Read) -> Result<()>) -> Result<()>;
-    fn update(&self, body: Body<'static>) -> Result<()>;
+
+    /// Queues a body and answers at once; `done` hears what came of it.
+    fn submit(&self, body: Body<'static>, done: Done);
+
+    fn update(&self, body: Body<'static>) -> Result<()> {
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        self.submit(
+            body,
+            Box::new(move |result| {
+                // The receiver waits below, so it is there.
+                let _ = send.send(result);
+            }),
+        );
+        receive.recv().unwrap_or_else(|_| Err(Error::unavailable("the metadata engine has ended")))
+    }
 }

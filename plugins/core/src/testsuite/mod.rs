@@ -1,0 +1,5 @@
+//! Conformance suites: what every implementation of a noun must show. An implementation's tests call them; they panic
+//! where the contract is broken. One module per noun.
+#![allow(clippy::unwrap_used)]
+
+pub mod metastore;
