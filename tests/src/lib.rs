@@ -1,1 +1,9 @@
-//! Not yet written.
+//! What end-to-end tests share: a daemon under a private root, an image, and `windlass` as a person types it.
+//!
+//! Everything that is started here is taken down when it is dropped, also when a test fails.
+
+mod daemon;
+mod image;
+
+pub use daemon::{Builder, Daemon, Output};
+pub use image::{IMAGE, archive};
