@@ -11,7 +11,8 @@ use crate::Result;
 const CRI: &str = "staging/src/k8s.io/cri-api/pkg/apis/runtime/v1/api.proto";
 
 /// Packages whose `bytes` are big enough for a copy to matter.
-const BIG: &[&str] = &[".containerd.services.content.v1", ".containerd.types.transfer", ".runtime.v1.ExecSyncResponse"];
+const BIG: &[&str] =
+    &[".containerd.services.content.v1", ".containerd.types.transfer", ".runtime.v1.ExecSyncResponse"];
 
 /// Messages that carry secrets: src/redact.rs prints them.
 const SECRET: &[&str] = &[
@@ -23,15 +24,17 @@ const SECRET: &[&str] = &[
 pub fn generate() -> Result {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut files = protos(Path::new("proto"))?;
-    if env::var_os("CARGO_FEATURE_CRI").is_none() {
-        files.retain(|f| !f.ends_with(CRI));
-    }
     files.sort();
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(false).open_files(&files)?;
     let descriptors = compiler.encode_file_descriptor_set();
     fs::write(out.join("descriptors.bin"), &descriptors)?;
 
+    // All of it is described; code is generated for what is used.
+    let mut set = FileDescriptorSet::decode(&descriptors[..])?;
+    if env::var_os("CARGO_FEATURE_CRI").is_none() {
+        set.file.retain(|f| f.name() != CRI);
+    }
     let mut config = tonic_prost_build::Config::new();
     // Ordered maps, as core has them: equal messages are equal bytes.
     config.bytes(BIG).btree_map(["."]).skip_debug(SECRET).enable_type_names();
@@ -45,7 +48,7 @@ pub fn generate() -> Result {
         .include_file("mod.rs")
         .generate_default_stubs(true)
         .emit_rerun_if_changed(false)
-        .compile_fds_with_config(FileDescriptorSet::decode(&descriptors[..])?, config)?;
+        .compile_fds_with_config(set, config)?;
     Ok(())
 }
 

@@ -9,7 +9,16 @@ use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
 use crate::Result;
 
 const GROUPS: &[(&str, &[&str])] = &[
-    ("types", &["types/mount.proto", "types/task/task.proto", "types/platform.proto", "types/metrics.proto", "types/introspection.proto"]),
+    (
+        "types",
+        &[
+            "types/mount.proto",
+            "types/task/task.proto",
+            "types/platform.proto",
+            "types/metrics.proto",
+            "types/introspection.proto",
+        ],
+    ),
     ("task_v2", &["runtime/task/v2/shim.proto"]),
     ("task_v3", &["runtime/task/v3/shim.proto"]),
     ("sandbox_v1", &["runtime/sandbox/v1/sandbox.proto"]),
@@ -49,7 +58,8 @@ fn finish(dir: &Path) -> Result {
     let mut modules = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let name = path.file_stem().and_then(|s| s.to_str()).ok_or("generated file without a name")?.to_owned();
+        let name =
+            path.file_stem().and_then(|s| s.to_str()).ok_or("generated file without a name")?.to_owned();
         if name.ends_with("_ttrpc") {
             let code = fs::read_to_string(&path)?;
             fs::write(&path, code.replace("::ttrpc::Code::NOT_FOUND", "::ttrpc::Code::UNIMPLEMENTED"))?;

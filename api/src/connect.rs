@@ -50,10 +50,12 @@ fn refused(path: &Path, source: tonic::transport::Error) -> Error {
     }
     let socket = path.display();
     match kind {
-        Some(ErrorKind::PermissionDenied) => {
-            Error::denied(format!("connect to {socket}: permission denied; run as the user who runs the daemon"))
+        Some(ErrorKind::PermissionDenied) => Error::denied(format!(
+            "connect to {socket}: permission denied; run as the user who runs the daemon"
+        )),
+        Some(ErrorKind::NotFound) => {
+            Error::unavailable(format!("connect to {socket}: no such socket; is the daemon running?"))
         }
-        Some(ErrorKind::NotFound) => Error::unavailable(format!("connect to {socket}: no such socket; is the daemon running?")),
         Some(ErrorKind::ConnectionRefused) => {
             Error::unavailable(format!("connect to {socket}: nobody listens; is the daemon running?"))
         }

@@ -57,7 +57,11 @@ impl fmt::Debug for crate::cri::AuthConfig {
 mod tests {
     #[test]
     fn secrets_are_not_printed() {
-        let auth = crate::transfer::AuthResponse { secret: "hunter2".into(), username: "me".into(), ..Default::default() };
+        let auth = crate::transfer::AuthResponse {
+            secret: "hunter2".into(),
+            username: "me".into(),
+            ..Default::default()
+        };
         let shown = format!("{auth:?}");
         assert!(!shown.contains("hunter2") && shown.contains("***") && shown.contains("me"), "{shown}");
         let resolver = crate::transfer::RegistryResolver {

@@ -16,7 +16,7 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, Fi
 use tonic::{Code, Request, Response, Status, Streaming};
 use windlass_core::{Class, Error, Result};
 
-/// Descriptors of everything in `proto/` and of what it imports; CRI with feature `cri`.
+/// Descriptors of everything in `proto/` and of what it imports, whatever the features.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// Answers questions about descriptors.
@@ -52,7 +52,10 @@ impl Reflection {
     }
 
     /// The first file that `accept` takes, with its encoded form.
-    fn find(&self, accept: impl Fn(&FileDescriptorProto) -> bool) -> Option<(FileDescriptorProto, &'static [u8])> {
+    fn find(
+        &self,
+        accept: impl Fn(&FileDescriptorProto) -> bool,
+    ) -> Option<(FileDescriptorProto, &'static [u8])> {
         self.files().find_map(|raw| {
             let file = FileDescriptorProto::decode(raw).ok()?;
             accept(&file).then_some((file, raw))
@@ -100,7 +103,9 @@ impl Reflection {
     fn extension_numbers(&self, extended: &str) -> Result<Vec<i32>> {
         let files = self.files().filter_map(|raw| FileDescriptorProto::decode(raw).ok());
         let mut numbers: Vec<i32> = files
-            .flat_map(|f| extensions(&f).filter(|x| extends(x, extended)).map(|x| x.number()).collect::<Vec<_>>())
+            .flat_map(|f| {
+                extensions(&f).filter(|x| extends(x, extended)).map(|x| x.number()).collect::<Vec<_>>()
+            })
             .collect();
         numbers.sort_unstable();
         numbers.dedup();
@@ -198,11 +203,21 @@ macro_rules! version {
                 ServerReflectionServer::new(reflection)
             }
 
-            fn answer(reflection: &Reflection, question: Option<Question>, sent: &mut HashSet<String>) -> Result<Answer> {
-                let files = |files| Answer::FileDescriptorResponse(pb::FileDescriptorResponse { file_descriptor_proto: files });
+            fn answer(
+                reflection: &Reflection,
+                question: Option<Question>,
+                sent: &mut HashSet<String>,
+            ) -> Result<Answer> {
+                let files = |files| {
+                    Answer::FileDescriptorResponse(pb::FileDescriptorResponse {
+                        file_descriptor_proto: files,
+                    })
+                };
                 Ok(match question {
                     Some(Question::FileByFilename(name)) => files(reflection.by_name(&name, sent)?),
-                    Some(Question::FileContainingSymbol(symbol)) => files(reflection.by_symbol(&symbol, sent)?),
+                    Some(Question::FileContainingSymbol(symbol)) => {
+                        files(reflection.by_symbol(&symbol, sent)?)
+                    }
                     Some(Question::FileContainingExtension(x)) => {
                         files(reflection.by_extension(&x.containing_type, x.extension_number, sent)?)
                     }
@@ -232,22 +247,26 @@ macro_rules! version {
                     request: Request<Streaming<pb::ServerReflectionRequest>>,
                 ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
                     let state = (self.clone(), request.into_inner(), HashSet::new());
-                    let answers = futures::stream::try_unfold(state, |(reflection, mut questions, mut sent)| async move {
-                        let Some(request) = questions.message().await? else { return Ok(None) };
-                        let answer = answer(&reflection, request.message_request.clone(), &mut sent).unwrap_or_else(|e| {
-                            let code = Code::from_i32(crate::status::code(e.class())) as i32;
-                            Answer::ErrorResponse(pb::ErrorResponse {
-                                error_code: code,
-                                error_message: crate::status::text(&e),
-                            })
-                        });
-                        let response = pb::ServerReflectionResponse {
-                            valid_host: request.host.clone(),
-                            original_request: Some(request),
-                            message_response: Some(answer),
-                        };
-                        Ok(Some((response, (reflection, questions, sent))))
-                    });
+                    let answers = futures::stream::try_unfold(
+                        state,
+                        |(reflection, mut questions, mut sent)| async move {
+                            let Some(request) = questions.message().await? else { return Ok(None) };
+                            let answer = answer(&reflection, request.message_request.clone(), &mut sent)
+                                .unwrap_or_else(|e| {
+                                    let code = Code::from_i32(crate::status::code(e.class())) as i32;
+                                    Answer::ErrorResponse(pb::ErrorResponse {
+                                        error_code: code,
+                                        error_message: crate::status::text(&e),
+                                    })
+                                });
+                            let response = pb::ServerReflectionResponse {
+                                valid_host: request.host.clone(),
+                                original_request: Some(request),
+                                message_response: Some(answer),
+                            };
+                            Ok(Some((response, (reflection, questions, sent))))
+                        },
+                    );
                     Ok(Response::new(Box::pin(answers)))
                 }
             }
@@ -263,7 +282,11 @@ mod tests {
     use super::*;
 
     fn names(answer: Result<Vec<Vec<u8>>>) -> Vec<String> {
-        answer.unwrap().iter().map(|raw| FileDescriptorProto::decode(&raw[..]).unwrap().name().to_owned()).collect()
+        answer
+            .unwrap()
+            .iter()
+            .map(|raw| FileDescriptorProto::decode(&raw[..]).unwrap().name().to_owned())
+            .collect()
     }
 
     #[test]
@@ -294,8 +317,17 @@ mod tests {
         let reflection = Reflection::new([], &[]);
         let sent = &mut HashSet::new();
         let first = names(reflection.by_name("events/task.proto", sent));
-        assert!(first.contains(&"google/protobuf/timestamp.proto".into()) && first.contains(&"types/mount.proto".into()));
-        assert_eq!(names(reflection.by_name("events/container.proto", sent)).iter().filter(|n| first.contains(n)).count(), 0);
+        assert!(
+            first.contains(&"google/protobuf/timestamp.proto".into())
+                && first.contains(&"types/mount.proto".into())
+        );
+        assert_eq!(
+            names(reflection.by_name("events/container.proto", sent))
+                .iter()
+                .filter(|n| first.contains(n))
+                .count(),
+            0
+        );
         assert!(reflection.by_name("/etc/passwd", sent).unwrap_err().is_not_found());
     }
 
@@ -303,7 +335,8 @@ mod tests {
     fn extensions_are_found() {
         let reflection = Reflection::new([], &[]);
         assert_eq!(reflection.extension_numbers("google.protobuf.FileOptions").unwrap(), [63300]);
-        let files = names(reflection.by_extension("google.protobuf.MessageOptions", 64400, &mut HashSet::new()));
+        let files =
+            names(reflection.by_extension("google.protobuf.MessageOptions", 64400, &mut HashSet::new()));
         assert_eq!(files[0], "types/fieldpath.proto");
         assert!(reflection.extension_numbers("containerd.types.Mount").unwrap().is_empty());
         assert!(reflection.extension_numbers("x.Y").unwrap_err().is_not_found());
@@ -311,7 +344,8 @@ mod tests {
 
     #[test]
     fn the_set_is_whole() {
-        let files: Vec<_> = Files(FILE_DESCRIPTOR_SET).map(|raw| FileDescriptorProto::decode(raw).unwrap()).collect();
+        let files: Vec<_> =
+            Files(FILE_DESCRIPTOR_SET).map(|raw| FileDescriptorProto::decode(raw).unwrap()).collect();
         let known: HashSet<_> = files.iter().map(|f| f.name().to_owned()).collect();
         for file in &files {
             assert!(file.dependency.iter().all(|d| known.contains(d)), "{}", file.name());
@@ -324,7 +358,6 @@ mod tests {
         assert_eq!(rpcs("containerd.services."), 89);
         assert_eq!(rpcs("containerd.task."), 34);
         assert_eq!(rpcs("containerd.runtime.sandbox."), 9);
-        #[cfg(feature = "cri")]
         assert_eq!(rpcs("runtime.v1"), 41);
     }
 }

@@ -107,7 +107,9 @@ pub fn from_ttrpc(error: ::ttrpc::Error) -> Error {
     use ::ttrpc::Error as E;
     match error {
         E::RpcStatus(status) => Error::new(class(status.code.value()), status.message),
-        E::Socket(_) | E::LocalClosed | E::RemoteClosed | E::Eof => Error::unavailable(format!("ttrpc: closed: {error}")),
+        E::Socket(_) | E::LocalClosed | E::RemoteClosed | E::Eof => {
+            Error::unavailable(format!("ttrpc: closed: {error}"))
+        }
         E::Nix(errno) => Error::io("ttrpc", std::io::Error::from_raw_os_error(errno as i32)),
         // The crate has no variant for an elapsed deadline.
         E::Others(ref said) if said.contains("deadline elapsed") => Error::deadline(said.clone()),
@@ -184,7 +186,10 @@ mod tests {
             assert_eq!((back.class(), back.message()), (class, "task a"));
         }
         assert_eq!(from_ttrpc(::ttrpc::Error::RemoteClosed).class(), Class::Unavailable);
-        assert_eq!(from_ttrpc(::ttrpc::Error::Others("Request deadline elapsed".into())).class(), Class::DeadlineExceeded);
+        assert_eq!(
+            from_ttrpc(::ttrpc::Error::Others("Request deadline elapsed".into())).class(),
+            Class::DeadlineExceeded
+        );
     }
 
     #[test]

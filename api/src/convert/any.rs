@@ -25,7 +25,11 @@ pub fn from_wire(any: prost_types::Any) -> Any {
 
 #[cfg(feature = "ttrpc")]
 pub fn to_shim(any: Any) -> protobuf::well_known_types::any::Any {
-    protobuf::well_known_types::any::Any { type_url: any.type_url, value: any.value.into(), ..Default::default() }
+    protobuf::well_known_types::any::Any {
+        type_url: any.type_url,
+        value: any.value.into(),
+        ..Default::default()
+    }
 }
 
 #[cfg(feature = "ttrpc")]
@@ -51,7 +55,8 @@ pub fn unpack<M: prost::Message + prost::Name + Default>(any: &Any) -> Result<M>
     if !is::<M>(any) {
         return Err(Error::invalid(format!("type {:?} where {} is expected", any.type_url, M::full_name())));
     }
-    M::decode(any.value.clone()).map_err(|source| Error::invalid(format!("decode {}", M::full_name())).with_source(source))
+    M::decode(any.value.clone())
+        .map_err(|source| Error::invalid(format!("decode {}", M::full_name())).with_source(source))
 }
 
 #[cfg(all(test, feature = "grpc"))]

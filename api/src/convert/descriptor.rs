@@ -17,7 +17,10 @@ pub fn from_wire(descriptor: types::Descriptor) -> Result<Descriptor> {
     let size = u64::try_from(descriptor.size)
         .map_err(|_| Error::invalid(format!("descriptor size {} is negative", descriptor.size)))?;
     let digest = descriptor.digest.parse()?;
-    Ok(Descriptor { annotations: descriptor.annotations, ..Descriptor::new(descriptor.media_type, digest, size) })
+    Ok(Descriptor {
+        annotations: descriptor.annotations,
+        ..Descriptor::new(descriptor.media_type, digest, size)
+    })
 }
 
 /// A descriptor that must be there; `what` names it in the error.

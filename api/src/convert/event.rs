@@ -34,8 +34,12 @@ pub fn to_any(event: Event) -> Any {
         Event::NamespaceCreate { name, labels } => any::pack(&w::NamespaceCreate { name, labels }),
         Event::NamespaceUpdate { name, labels } => any::pack(&w::NamespaceUpdate { name, labels }),
         Event::NamespaceDelete { name } => any::pack(&w::NamespaceDelete { name }),
-        Event::SnapshotPrepare { key, parent, snapshotter } => any::pack(&w::SnapshotPrepare { key, parent, snapshotter }),
-        Event::SnapshotCommit { key, name, snapshotter } => any::pack(&w::SnapshotCommit { key, name, snapshotter }),
+        Event::SnapshotPrepare { key, parent, snapshotter } => {
+            any::pack(&w::SnapshotPrepare { key, parent, snapshotter })
+        }
+        Event::SnapshotCommit { key, name, snapshotter } => {
+            any::pack(&w::SnapshotCommit { key, name, snapshotter })
+        }
         Event::SnapshotRemove { key, snapshotter } => any::pack(&w::SnapshotRemove { key, snapshotter }),
         Event::SandboxCreate { id } => any::pack(&w::SandboxCreate { sandbox_id: id }),
         Event::SandboxStart { id } => any::pack(&w::SandboxStart { sandbox_id: id }),
@@ -46,18 +50,29 @@ pub fn to_any(event: Event) -> Any {
         Event::Other(any) => any,
         Event::TaskCreate { container_id, bundle, rootfs, io, checkpoint, pid } => {
             let rootfs = rootfs.into_iter().map(mount::to_wire).collect();
-            let io = w::TaskIo { stdin: io.stdin, stdout: io.stdout, stderr: io.stderr, terminal: io.terminal };
+            let io =
+                w::TaskIo { stdin: io.stdin, stdout: io.stdout, stderr: io.stderr, terminal: io.terminal };
             any::pack(&w::TaskCreate { container_id, bundle, rootfs, io: Some(io), checkpoint, pid })
         }
         Event::TaskStart { container_id, pid } => any::pack(&w::TaskStart { container_id, pid }),
-        Event::TaskExit { container_id, id, pid, exit_status, exited_at } => {
-            any::pack(&w::TaskExit { container_id, id, pid, exit_status, exited_at: Some(time::to_wire(exited_at)) })
-        }
-        Event::TaskDelete { container_id, id, pid, exit_status, exited_at } => {
-            any::pack(&w::TaskDelete { container_id, id, pid, exit_status, exited_at: Some(time::to_wire(exited_at)) })
-        }
+        Event::TaskExit { container_id, id, pid, exit_status, exited_at } => any::pack(&w::TaskExit {
+            container_id,
+            id,
+            pid,
+            exit_status,
+            exited_at: Some(time::to_wire(exited_at)),
+        }),
+        Event::TaskDelete { container_id, id, pid, exit_status, exited_at } => any::pack(&w::TaskDelete {
+            container_id,
+            id,
+            pid,
+            exit_status,
+            exited_at: Some(time::to_wire(exited_at)),
+        }),
         Event::TaskOom { container_id } => any::pack(&w::TaskOom { container_id }),
-        Event::TaskExecAdded { container_id, exec_id } => any::pack(&w::TaskExecAdded { container_id, exec_id }),
+        Event::TaskExecAdded { container_id, exec_id } => {
+            any::pack(&w::TaskExecAdded { container_id, exec_id })
+        }
         Event::TaskExecStarted { container_id, exec_id, pid } => {
             any::pack(&w::TaskExecStarted { container_id, exec_id, pid })
         }
@@ -100,7 +115,12 @@ fn parse(any: &Any) -> Result<Option<Event>> {
         }
         Some("ContainerUpdate") => {
             let e: w::ContainerUpdate = decode(any)?;
-            Event::ContainerUpdate { id: e.id, image: e.image, labels: e.labels, snapshot_key: e.snapshot_key }
+            Event::ContainerUpdate {
+                id: e.id,
+                image: e.image,
+                labels: e.labels,
+                snapshot_key: e.snapshot_key,
+            }
         }
         Some("ContainerDelete") => Event::ContainerDelete { id: decode::<w::ContainerDelete>(any)?.id },
         Some("ContentCreate") => {
@@ -108,7 +128,9 @@ fn parse(any: &Any) -> Result<Option<Event>> {
             let size = u64::try_from(e.size).map_err(|_| Error::invalid("negative size"))?;
             Event::ContentCreate { digest: e.digest.parse::<Digest>()?, size }
         }
-        Some("ContentDelete") => Event::ContentDelete { digest: decode::<w::ContentDelete>(any)?.digest.parse()? },
+        Some("ContentDelete") => {
+            Event::ContentDelete { digest: decode::<w::ContentDelete>(any)?.digest.parse()? }
+        }
         Some("NamespaceCreate") => {
             let e: w::NamespaceCreate = decode(any)?;
             Event::NamespaceCreate { name: e.name, labels: e.labels }
@@ -134,7 +156,11 @@ fn parse(any: &Any) -> Result<Option<Event>> {
         Some("SandboxStart") => Event::SandboxStart { id: decode::<w::SandboxStart>(any)?.sandbox_id },
         Some("SandboxExit") => {
             let e: w::SandboxExit = decode(any)?;
-            Event::SandboxExit { id: e.sandbox_id, exit_status: e.exit_status, exited_at: exited(e.exited_at)? }
+            Event::SandboxExit {
+                id: e.sandbox_id,
+                exit_status: e.exit_status,
+                exited_at: exited(e.exited_at)?,
+            }
         }
         Some(_) => return Ok(None),
         None => return parse_image(name, any),
@@ -179,12 +205,24 @@ fn parse_task(name: &str, any: &Any) -> Result<Option<Event>> {
         "TaskExit" => {
             let e: w::TaskExit = decode(any)?;
             let exited_at = exited(e.exited_at)?;
-            Event::TaskExit { container_id: e.container_id, id: e.id, pid: e.pid, exit_status: e.exit_status, exited_at }
+            Event::TaskExit {
+                container_id: e.container_id,
+                id: e.id,
+                pid: e.pid,
+                exit_status: e.exit_status,
+                exited_at,
+            }
         }
         "TaskDelete" => {
             let e: w::TaskDelete = decode(any)?;
             let exited_at = exited(e.exited_at)?;
-            Event::TaskDelete { container_id: e.container_id, id: e.id, pid: e.pid, exit_status: e.exit_status, exited_at }
+            Event::TaskDelete {
+                container_id: e.container_id,
+                id: e.id,
+                pid: e.pid,
+                exit_status: e.exit_status,
+                exited_at,
+            }
         }
         "TaskOOM" => Event::TaskOom { container_id: decode::<w::TaskOom>(any)?.container_id },
         "TaskExecAdded" => {
@@ -229,7 +267,12 @@ pub fn from_shim(envelope: crate::shim::forward::Envelope) -> Result<Envelope> {
     assemble(timestamp, envelope.namespace, envelope.topic, event)
 }
 
-fn assemble(timestamp: Option<SystemTime>, namespace: String, topic: String, event: Option<Any>) -> Result<Envelope> {
+fn assemble(
+    timestamp: Option<SystemTime>,
+    namespace: String,
+    topic: String,
+    event: Option<Any>,
+) -> Result<Envelope> {
     let timestamp = timestamp.ok_or_else(|| Error::invalid("timestamp must be set on forwarded event"))?;
     let event = event.ok_or_else(|| Error::invalid("forwarded envelope has no event"))?;
     Ok(Envelope { timestamp, namespace, topic, event: from_any(event) })
@@ -254,33 +297,91 @@ mod tests {
         let io = Io { stdin: s("/i"), stdout: s("/o"), stderr: s("/e"), terminal: true };
         let digest = Digest::of(b"x");
         vec![
-            ("containerd.events.ContainerCreate", Event::ContainerCreate { id: s("c"), image: s("i"), runtime: Runtime { name: s("r"), options } }),
-            ("containerd.events.ContainerUpdate", Event::ContainerUpdate { id: s("c"), image: s("i"), labels: labels.clone(), snapshot_key: s("k") }),
+            (
+                "containerd.events.ContainerCreate",
+                Event::ContainerCreate {
+                    id: s("c"),
+                    image: s("i"),
+                    runtime: Runtime { name: s("r"), options },
+                },
+            ),
+            (
+                "containerd.events.ContainerUpdate",
+                Event::ContainerUpdate {
+                    id: s("c"),
+                    image: s("i"),
+                    labels: labels.clone(),
+                    snapshot_key: s("k"),
+                },
+            ),
             ("containerd.events.ContainerDelete", Event::ContainerDelete { id: s("c") }),
             ("containerd.events.ContentCreate", Event::ContentCreate { digest: digest.clone(), size: 9 }),
             ("containerd.events.ContentDelete", Event::ContentDelete { digest }),
-            ("containerd.services.images.v1.ImageCreate", Event::ImageCreate { name: s("n"), labels: labels.clone() }),
-            ("containerd.services.images.v1.ImageUpdate", Event::ImageUpdate { name: s("n"), labels: labels.clone() }),
+            (
+                "containerd.services.images.v1.ImageCreate",
+                Event::ImageCreate { name: s("n"), labels: labels.clone() },
+            ),
+            (
+                "containerd.services.images.v1.ImageUpdate",
+                Event::ImageUpdate { name: s("n"), labels: labels.clone() },
+            ),
             ("containerd.services.images.v1.ImageDelete", Event::ImageDelete { name: s("n") }),
-            ("containerd.events.NamespaceCreate", Event::NamespaceCreate { name: s("n"), labels: labels.clone() }),
+            (
+                "containerd.events.NamespaceCreate",
+                Event::NamespaceCreate { name: s("n"), labels: labels.clone() },
+            ),
             ("containerd.events.NamespaceUpdate", Event::NamespaceUpdate { name: s("n"), labels }),
             ("containerd.events.NamespaceDelete", Event::NamespaceDelete { name: s("n") }),
-            ("containerd.events.SnapshotPrepare", Event::SnapshotPrepare { key: s("k"), parent: s("p"), snapshotter: s("o") }),
-            ("containerd.events.SnapshotCommit", Event::SnapshotCommit { key: s("k"), name: s("n"), snapshotter: s("o") }),
+            (
+                "containerd.events.SnapshotPrepare",
+                Event::SnapshotPrepare { key: s("k"), parent: s("p"), snapshotter: s("o") },
+            ),
+            (
+                "containerd.events.SnapshotCommit",
+                Event::SnapshotCommit { key: s("k"), name: s("n"), snapshotter: s("o") },
+            ),
             ("containerd.events.SnapshotRemove", Event::SnapshotRemove { key: s("k"), snapshotter: s("o") }),
-            ("containerd.events.TaskCreate", Event::TaskCreate { container_id: s("c"), bundle: s("b"), rootfs: vec![mount], io, checkpoint: s("p"), pid: 7 }),
+            (
+                "containerd.events.TaskCreate",
+                Event::TaskCreate {
+                    container_id: s("c"),
+                    bundle: s("b"),
+                    rootfs: vec![mount],
+                    io,
+                    checkpoint: s("p"),
+                    pid: 7,
+                },
+            ),
             ("containerd.events.TaskStart", Event::TaskStart { container_id: s("c"), pid: 7 }),
-            ("containerd.events.TaskExit", Event::TaskExit { container_id: s("c"), id: s("e"), pid: 7, exit_status: 137, exited_at: at }),
-            ("containerd.events.TaskDelete", Event::TaskDelete { container_id: s("c"), id: s("e"), pid: 7, exit_status: 1, exited_at: at }),
+            (
+                "containerd.events.TaskExit",
+                Event::TaskExit { container_id: s("c"), id: s("e"), pid: 7, exit_status: 137, exited_at: at },
+            ),
+            (
+                "containerd.events.TaskDelete",
+                Event::TaskDelete { container_id: s("c"), id: s("e"), pid: 7, exit_status: 1, exited_at: at },
+            ),
             ("containerd.events.TaskOOM", Event::TaskOom { container_id: s("c") }),
-            ("containerd.events.TaskExecAdded", Event::TaskExecAdded { container_id: s("c"), exec_id: s("e") }),
-            ("containerd.events.TaskExecStarted", Event::TaskExecStarted { container_id: s("c"), exec_id: s("e"), pid: 8 }),
+            (
+                "containerd.events.TaskExecAdded",
+                Event::TaskExecAdded { container_id: s("c"), exec_id: s("e") },
+            ),
+            (
+                "containerd.events.TaskExecStarted",
+                Event::TaskExecStarted { container_id: s("c"), exec_id: s("e"), pid: 8 },
+            ),
             ("containerd.events.TaskPaused", Event::TaskPaused { container_id: s("c") }),
             ("containerd.events.TaskResumed", Event::TaskResumed { container_id: s("c") }),
-            ("containerd.events.TaskCheckpointed", Event::TaskCheckpointed { container_id: s("c"), checkpoint: s("p") }),
+            (
+                "containerd.events.TaskCheckpointed",
+                Event::TaskCheckpointed { container_id: s("c"), checkpoint: s("p") },
+            ),
             ("containerd.events.SandboxCreate", Event::SandboxCreate { id: s("s") }),
             ("containerd.events.SandboxStart", Event::SandboxStart { id: s("s") }),
-            ("containerd.events.SandboxExit", Event::SandboxExit { id: s("s"), exit_status: 3, exited_at: at }),
+            (
+                "containerd.events.SandboxExit",
+                Event::SandboxExit { id: s("s"), exit_status: 3, exited_at: at },
+            ),
             ("x.y.Z", Event::Other(Any { type_url: s("x.y.Z"), value: vec![9].into() })),
         ]
     }
@@ -307,13 +408,20 @@ mod tests {
     #[test]
     fn an_exit_without_a_time_is_still_an_exit() {
         let any = any::pack(&w::TaskExit { container_id: "c".into(), exit_status: 1, ..Default::default() });
-        assert!(matches!(from_any(any), Event::TaskExit { exit_status: 1, exited_at, .. } if exited_at == time::zero()));
+        assert!(
+            matches!(from_any(any), Event::TaskExit { exit_status: 1, exited_at, .. } if exited_at == time::zero())
+        );
     }
 
     #[test]
     fn envelopes_come_back_and_need_a_time() {
         for (_, event) in samples() {
-            let envelope = Envelope { timestamp: UNIX_EPOCH + Duration::from_secs(5), namespace: "n".into(), topic: "/t".into(), event };
+            let envelope = Envelope {
+                timestamp: UNIX_EPOCH + Duration::from_secs(5),
+                namespace: "n".into(),
+                topic: "/t".into(),
+                event,
+            };
             let wire = to_wire(envelope.clone());
             assert_eq!(from_wire(wire.clone()).unwrap(), envelope);
             assert!(from_wire(types::Envelope { timestamp: None, ..wire.clone() }).is_err());

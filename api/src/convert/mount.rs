@@ -4,7 +4,12 @@ use windlass_core::mount::Mount;
 
 #[cfg(feature = "grpc")]
 pub fn to_wire(mount: Mount) -> crate::types::Mount {
-    crate::types::Mount { r#type: mount.kind, source: mount.source, target: mount.target, options: mount.options }
+    crate::types::Mount {
+        r#type: mount.kind,
+        source: mount.source,
+        target: mount.target,
+        options: mount.options,
+    }
 }
 
 #[cfg(feature = "grpc")]

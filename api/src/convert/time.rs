@@ -72,7 +72,9 @@ mod tests {
 
     #[test]
     fn times_come_back() {
-        for (seconds, nanos) in [(0, 0), (1, 5), (-1, 999_999_999), (-5, 0), (1_700_000_000, 123_456_789), (LAST, 0)] {
+        for (seconds, nanos) in
+            [(0, 0), (1, 5), (-1, 999_999_999), (-5, 0), (1_700_000_000, 123_456_789), (LAST, 0)]
+        {
             let time = join(seconds, nanos).unwrap().unwrap();
             assert_eq!(split(time), (seconds, nanos));
         }
