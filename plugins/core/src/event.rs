@@ -1,9 +1,11 @@
 //! Events: what happened, told to whoever subscribed.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use futures::stream::BoxStream;
 
+use crate::filter::{Fields, label};
 use crate::mount::Mount;
 use crate::task::Io;
 use crate::{Any, Context, Labels, Result};
@@ -77,6 +79,91 @@ impl Event {
     }
 }
 
+/// The fields that containerd's generated messages answer: text and labels, an empty one being absent. Numbers and
+/// times cannot be filtered by, neither here nor there.
+impl Fields for Event {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        let text: &str = match (self, path) {
+            (Self::ContainerCreate { runtime, .. }, ["runtime", "name", ..]) => &runtime.name,
+            (
+                Self::ContainerUpdate { labels, .. }
+                | Self::ImageCreate { labels, .. }
+                | Self::ImageUpdate { labels, .. }
+                | Self::NamespaceCreate { labels, .. }
+                | Self::NamespaceUpdate { labels, .. },
+                ["labels", key @ ..],
+            ) => return label(labels, key),
+            (Self::TaskCreate { io, .. }, ["io", name, ..]) => match *name {
+                "stdin" => &io.stdin,
+                "stdout" => &io.stdout,
+                "stderr" => &io.stderr,
+                "terminal" => return Some(Cow::Borrowed(if io.terminal { "true" } else { "false" })),
+                _ => return None,
+            },
+            (_, [name, ..]) => self.text(name)?,
+            (_, []) => return None,
+        };
+        (!text.is_empty()).then_some(Cow::Borrowed(text))
+    }
+}
+
+impl Event {
+    /// A text field of the event's message by its protobuf name.
+    fn text(&self, name: &str) -> Option<&str> {
+        Some(match (self, name) {
+            (
+                Self::ContainerCreate { id, .. } | Self::ContainerUpdate { id, .. } | Self::ContainerDelete { id },
+                "id",
+            ) => id,
+            (Self::ContainerCreate { image, .. } | Self::ContainerUpdate { image, .. }, "image") => image,
+            (Self::ContainerUpdate { snapshot_key, .. }, "snapshot_key") => snapshot_key,
+            (Self::ContentCreate { digest, .. } | Self::ContentDelete { digest }, "digest") => digest.as_str(),
+            (
+                Self::ImageCreate { name, .. }
+                | Self::ImageUpdate { name, .. }
+                | Self::ImageDelete { name }
+                | Self::NamespaceCreate { name, .. }
+                | Self::NamespaceUpdate { name, .. }
+                | Self::NamespaceDelete { name }
+                | Self::SnapshotCommit { name, .. },
+                "name",
+            ) => name,
+            (
+                Self::SnapshotPrepare { key, .. } | Self::SnapshotCommit { key, .. } | Self::SnapshotRemove { key, .. },
+                "key",
+            ) => key,
+            (Self::SnapshotPrepare { parent, .. }, "parent") => parent,
+            (
+                Self::SnapshotPrepare { snapshotter, .. }
+                | Self::SnapshotCommit { snapshotter, .. }
+                | Self::SnapshotRemove { snapshotter, .. },
+                "snapshotter",
+            ) => snapshotter,
+            (Self::TaskCreate { bundle, .. }, "bundle") => bundle,
+            (Self::TaskCreate { checkpoint, .. } | Self::TaskCheckpointed { checkpoint, .. }, "checkpoint") => {
+                checkpoint
+            }
+            (Self::TaskExit { id, .. } | Self::TaskDelete { id, .. }, "id") => id,
+            (Self::TaskExecAdded { exec_id, .. } | Self::TaskExecStarted { exec_id, .. }, "exec_id") => exec_id,
+            (
+                Self::TaskCreate { container_id, .. }
+                | Self::TaskStart { container_id, .. }
+                | Self::TaskExit { container_id, .. }
+                | Self::TaskDelete { container_id, .. }
+                | Self::TaskOom { container_id }
+                | Self::TaskExecAdded { container_id, .. }
+                | Self::TaskExecStarted { container_id, .. }
+                | Self::TaskPaused { container_id }
+                | Self::TaskResumed { container_id }
+                | Self::TaskCheckpointed { container_id, .. },
+                "container_id",
+            ) => container_id,
+            (Self::SandboxCreate { id } | Self::SandboxStart { id } | Self::SandboxExit { id, .. }, "sandbox_id") => id,
+            _ => return None,
+        })
+    }
+}
+
 /// An event with where and when.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Envelope {
@@ -84,6 +171,18 @@ pub struct Envelope {
     pub namespace: String,
     pub topic: String,
     pub event: Event,
+}
+
+impl Fields for Envelope {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        let text = match path {
+            ["namespace", ..] => &self.namespace,
+            ["topic", ..] => &self.topic,
+            ["event", rest @ ..] => return self.event.field(rest),
+            _ => return None,
+        };
+        (!text.is_empty()).then_some(Cow::Borrowed(text.as_str()))
+    }
 }
 
 /// A running subscription. Ends with an error where the subscriber was too slow, without one at shutdown.
@@ -102,4 +201,6 @@ pub trait Exchange: Send + Sync {
     fn forward(&self, envelope: Envelope) -> Result<()>;
     /// Events from now on that match any of the filters, of all namespaces.
     fn subscribe(&self, filters: &[String]) -> Result<Subscription>;
+    /// Ends every subscription, after what is queued, without an error. Later events reach nobody.
+    fn close(&self) {}
 }
