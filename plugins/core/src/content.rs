@@ -1,5 +1,6 @@
 //! Content: blobs by digest, and the ingests that become blobs.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+use crate::filter::{self, Fields};
 use crate::{Context, Digest, FieldMask, Filters, Labels, Result};
 
 /// A committed blob.
@@ -42,6 +44,19 @@ pub struct WriterOptions {
     /// Expected bytes, 0 where unknown.
     pub total: u64,
     pub expected: Option<Digest>,
+    /// Who syncs the blob to disk.
+    pub sync: Sync,
+}
+
+/// Who makes a committed blob durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// Every commit syncs its blob before the blob is visible.
+    #[default]
+    Each,
+    /// The caller does, once for many blobs, by [`Store::sync`] and before any record names them. A blob that a crash
+    /// left unsynced is verified again, or thrown away, when the store is opened.
+    Caller,
 }
 
 /// A content store.
@@ -49,10 +64,10 @@ pub struct WriterOptions {
 /// - An ingest is named by its reference and outlives its writer and the process: opening the reference again resumes
 ///   at its offset. A second writer of the same reference gets *unavailable*.
 /// - Opening a writer that expects a digest which is there already is *already exists*.
-/// - A blob is visible only when it is complete, verified and synced to disk.
+/// - A blob is visible only when it is complete, verified and synced to disk (but see [`Sync::Caller`]).
 /// - Filter fields: `digest`, `size`, `labels.<key>`; of statuses: `ref`.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Send + std::marker::Sync {
     async fn info(&self, cx: &Context, digest: &Digest) -> Result<Info>;
     /// Changes labels: paths `labels` and `labels.<key>`; all labels where the mask is empty.
     async fn update(&self, cx: &Context, info: Info, fields: &FieldMask) -> Result<Info>;
@@ -65,11 +80,16 @@ pub trait Store: Send + Sync {
     /// Throws an ingest away. *Not found* where there is none.
     async fn abort(&self, cx: &Context, reference: &str) -> Result<()>;
     async fn writer(&self, cx: &Context, options: WriterOptions) -> Result<Box<dyn Writer>>;
+    /// Makes all blobs durable that were committed with [`Sync::Caller`] before this call: one sync of the store's file
+    /// system. The default is for stores that sync each blob anyway.
+    async fn sync(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A committed blob opened for reading. It stays readable after deletion until it is dropped.
 #[async_trait]
-pub trait Blob: Send + Sync {
+pub trait Blob: Send + std::marker::Sync {
     /// Bytes.
     fn size(&self) -> u64;
     /// Up to `len` bytes from `offset`; empty at the end.
@@ -91,9 +111,26 @@ pub trait Writer: Send {
     /// Cuts the ingest back to `size` bytes; only to 0 or to the present offset must be possible.
     async fn truncate(&mut self, size: u64) -> Result<()>;
     /// Verifies, syncs and makes the blob visible, with `labels`. A `size` of 0 and no digest expect nothing.
-    /// *Failed precondition* where size or digest differ (the ingest is gone then), *already exists* where the blob
-    /// was there before (the ingest is gone, the labels have been merged).
+    /// *Failed precondition* where size or digest differ: the writer is closed, but the ingest stays until it is aborted
+    /// or written anew. *Already exists* where the blob was there before: the ingest is gone, the blob has its old labels.
     async fn commit(&mut self, size: u64, expected: Option<&Digest>, labels: Labels) -> Result<Digest>;
+}
+
+impl Fields for Info {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["digest"] => Some(Cow::Borrowed(self.digest.as_str())),
+            ["size"] => Some(Cow::Owned(self.size.to_string())),
+            ["labels", key @ ..] => filter::label(&self.labels, key),
+            _ => None,
+        }
+    }
+}
+
+impl Fields for Status {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        (path == ["ref"]).then_some(Cow::Borrowed(self.reference.as_str()))
+    }
 }
 
 /// Reads a whole blob that must be small: *failed precondition* above `limit` bytes.

@@ -32,6 +32,7 @@ pub mod task;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 pub mod transfer;
+pub mod tree;
 pub mod types;
 pub mod validate;
 

@@ -1,5 +1,6 @@
 //! Snapshots: chains of file system states.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,6 +9,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+use crate::filter::{self, Fields};
 use crate::mount::Mount;
 use crate::{Context, FieldMask, Filters, Labels, Result};
 
@@ -15,6 +17,14 @@ use crate::{Context, FieldMask, Filters, Labels, Result};
 pub const CAPABILITY_REBASE: &str = "rebase";
 /// Labels with this prefix are inherited from the unpacker's `prepare` by the snapshotter.
 pub const LABEL_PREFIX: &str = "containerd.io/snapshot/";
+/// Capability: labels [`LABEL_UIDMAP`] and [`LABEL_GIDMAP`] are honoured by idmapped mounts.
+pub const CAPABILITY_REMAP_IDS: &str = "remap-ids";
+/// Capability: and only so, never by changing the owner of every file.
+pub const CAPABILITY_ONLY_REMAP_IDS: &str = "only-remap-ids";
+/// Mappings of a snapshot for a user namespace: `container:host:size`, several joined by commas.
+pub const LABEL_UIDMAP: &str = "containerd.io/snapshot/uidmapping";
+/// Like [`LABEL_UIDMAP`] for groups.
+pub const LABEL_GIDMAP: &str = "containerd.io/snapshot/gidmapping";
 /// Names the chain id that an extraction will be committed under.
 pub const LABEL_REF: &str = "containerd.io/snapshot.ref";
 
@@ -23,6 +33,17 @@ pub enum Kind {
     View,
     Active,
     Committed,
+}
+
+impl Kind {
+    /// As filters write it.
+    pub fn filter_name(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Active => "active",
+            Self::Committed => "committed",
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -41,6 +62,18 @@ pub struct Info {
     pub labels: Labels,
     pub created_at: SystemTime,
     pub updated_at: SystemTime,
+}
+
+impl Fields for Info {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["kind"] => Some(Cow::Borrowed(self.kind.filter_name())),
+            ["name"] => Some(Cow::Borrowed(&self.name)),
+            ["parent"] => Some(Cow::Borrowed(&self.parent)),
+            ["labels", key @ ..] => filter::label(&self.labels, key),
+            _ => None,
+        }
+    }
 }
 
 /// What a snapshot takes up without its parents.
@@ -94,6 +127,9 @@ pub struct CommitOptions {
     pub labels: Labels,
     /// A parent for a snapshot that was prepared without one; needs [`CAPABILITY_REBASE`].
     pub parent: Option<String>,
+    /// Who makes the files durable. `Caller` is for a puller that syncs once for all layers of an image
+    /// ([`crate::mount::sync`]) before it commits the first.
+    pub sync: crate::content::Sync,
 }
 
 /// A shared snapshotter.
