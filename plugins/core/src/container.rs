@@ -1,10 +1,12 @@
 //! Container records: what a task is made from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 
+use crate::filter::{self, Fields};
 use crate::{Any, Context, FieldMask, Filters, Labels, Result};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,4 +48,17 @@ pub trait Store: Send + Sync {
     /// `runtime` only where it was empty.
     async fn update(&self, cx: &Context, container: Container, fields: &FieldMask) -> Result<Container>;
     async fn delete(&self, cx: &Context, id: &str) -> Result<()>;
+}
+
+impl Fields for Container {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        let text = match path {
+            ["id", ..] => &self.id,
+            ["runtime", "name", ..] => &self.runtime.name,
+            ["image", ..] => &self.image,
+            ["labels", key @ ..] => return filter::label(&self.labels, key),
+            _ => return None,
+        };
+        (!text.is_empty()).then_some(Cow::Borrowed(text.as_str()))
+    }
 }

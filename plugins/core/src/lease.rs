@@ -1,9 +1,11 @@
 //! Leases: references that protect what is being worked on from collection.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 
+use crate::filter::{self, Fields};
 use crate::{Context, Filters, Labels, Result};
 
 /// Label: when the lease expires, RFC 3339.
@@ -33,4 +35,14 @@ pub trait Manager: Send + Sync {
     async fn add_resource(&self, cx: &Context, lease: &str, resource: Resource) -> Result<()>;
     async fn delete_resource(&self, cx: &Context, lease: &str, resource: Resource) -> Result<()>;
     async fn list_resources(&self, cx: &Context, lease: &str) -> Result<Vec<Resource>>;
+}
+
+impl Fields for Lease {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["id", ..] => (!self.id.is_empty()).then_some(Cow::Borrowed(self.id.as_str())),
+            ["labels", key @ ..] => filter::label(&self.labels, key),
+            _ => None,
+        }
+    }
 }

@@ -4,11 +4,20 @@ use bytes::Bytes;
 
 use crate::{Error, Result};
 
+/// Told of each pair of a scan; answers whether to go on.
+pub type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<bool>;
+
 /// Reads of one consistent or newer state.
 pub trait Read {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
-    /// Calls `each` for every pair whose key starts with `prefix`, in key order, until it answers false.
-    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()>;
+    /// Calls `each` for every pair whose key starts with `prefix` and is not below `start`, in key order, until it
+    /// answers false.
+    fn scan_from(&self, prefix: &[u8], start: &[u8], each: Each<'_>) -> Result<()>;
+
+    /// All pairs whose key starts with `prefix`, likewise.
+    fn scan(&self, prefix: &[u8], each: Each<'_>) -> Result<()> {
+        self.scan_from(prefix, prefix, each)
+    }
 }
 
 /// Reads that see the transaction's own writes, and writes.

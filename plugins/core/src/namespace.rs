@@ -19,6 +19,8 @@ pub struct Namespace {
 
 #[async_trait]
 pub trait Store: Send + Sync {
+    /// One that does not exist has no labels; it is not an error (clients ask for a namespace's defaults before anything
+    /// is in it).
     async fn get(&self, name: &str) -> Result<Namespace>;
     /// Sorted by name.
     async fn list(&self) -> Result<Vec<Namespace>>;

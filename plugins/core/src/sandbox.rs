@@ -1,10 +1,12 @@
 //! Sandbox records: what a pod is kept under.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 
+use crate::filter::{self, Fields};
 use crate::container::Runtime;
 use crate::{Any, Context, FieldMask, Filters, Labels, Result};
 
@@ -29,4 +31,15 @@ pub trait Store: Send + Sync {
     /// Paths: `labels`, `labels.<key>`, `extensions`, `extensions.<key>`, `runtime`, `spec`.
     async fn update(&self, cx: &Context, sandbox: Sandbox, fields: &FieldMask) -> Result<Sandbox>;
     async fn delete(&self, cx: &Context, id: &str) -> Result<()>;
+}
+
+impl Fields for Sandbox {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["id", ..] => Some(Cow::Borrowed(self.id.as_str())),
+            ["runtime", "name", ..] => Some(Cow::Borrowed(self.runtime.name.as_str())),
+            ["labels", key @ ..] => filter::label(&self.labels, key),
+            _ => None,
+        }
+    }
 }

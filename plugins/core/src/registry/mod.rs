@@ -84,6 +84,11 @@ impl Registration {
     }
 }
 
+/// The keys of `config` that `known`, a table of all keys, does not have; for [`Plugin::check`].
+pub fn unknown_keys(config: &toml::Table, known: &toml::Table) -> Vec<String> {
+    config.keys().filter(|key| !known.contains_key(*key)).cloned().collect()
+}
+
 fn downcast<K: Kind>(boxed: &Boxed) -> Arc<K::Instance> {
     boxed.downcast_ref::<Arc<K::Instance>>().expect("a plugin's instance has the type of its kind").clone()
 }

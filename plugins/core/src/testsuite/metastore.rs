@@ -84,6 +84,21 @@ fn scans_are_ordered_and_stop(store: &dyn MetaStore) {
     assert_eq!(all(store, b"s/\xff"), [b"s/\xff\xff".to_vec()]);
     assert!(all(store, b"nothing").is_empty());
     assert!(all(store, b"").len() >= want.len(), "the empty prefix is all keys");
+    let mut later = Vec::new();
+    store
+        .view(&mut |tx| {
+            tx.scan_from(b"s/", b"s/a\x00", &mut |key, _| {
+                later.push(key.to_vec());
+                Ok(true)
+            })?;
+            tx.scan_from(b"s/", b"r", &mut |key, _| {
+                later.push(key.to_vec());
+                Ok(false)
+            })
+        })
+        .unwrap();
+    assert_eq!(later[..4], want[1..]);
+    assert_eq!(later[4..], want[..1], "a start before the prefix");
     let mut seen = 0;
     store
         .view(&mut |tx| {
