@@ -106,6 +106,7 @@ pub fn ttrpc(error: impl Into<Error>) -> ::ttrpc::Error {
 pub fn from_ttrpc(error: ::ttrpc::Error) -> Error {
     use ::ttrpc::Error as E;
     match error {
+        E::RpcStatus(status) if unknown_to_rust(&status) => Error::unimplemented(status.message),
         E::RpcStatus(status) => Error::new(class(status.code.value()), status.message),
         E::Socket(_) | E::LocalClosed | E::RemoteClosed | E::Eof => {
             Error::unavailable(format!("ttrpc: closed: {error}"))
@@ -114,6 +115,18 @@ pub fn from_ttrpc(error: ::ttrpc::Error) -> Error {
         // The crate has no variant for an elapsed deadline.
         E::Others(ref said) if said.contains("deadline elapsed") => Error::deadline(said.clone()),
         E::Others(said) => Error::unknown(said),
+    }
+}
+
+/// Whether a server written with the Rust crate says that it does not have the service or method: it has codes of its own
+/// for what Go's servers answer with UNIMPLEMENTED.
+#[cfg(feature = "ttrpc")]
+fn unknown_to_rust(status: &::ttrpc::Status) -> bool {
+    let said = &status.message;
+    match class(status.code.value()) {
+        Class::InvalidArgument => said.ends_with(" service does not exist"),
+        Class::NotFound => said.starts_with('/') && said.ends_with(" is not supported"),
+        _ => false,
     }
 }
 
