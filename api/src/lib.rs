@@ -17,6 +17,8 @@ pub use grpc::*;
 #[cfg(feature = "grpc")]
 pub mod connect;
 #[cfg(feature = "grpc")]
+pub use connect::{MAX_MESSAGE, connect};
+#[cfg(feature = "grpc")]
 mod redact;
 
 #[cfg(feature = "ttrpc")]

@@ -46,7 +46,7 @@ impl Content for Echo {
 }
 
 async fn serve(socket: &Path) -> tokio::task::JoinHandle<Result<(), tonic::transport::Error>> {
-    let listener = UnixListener::bind(socket).unwrap();
+    let listener = UnixListener::bind(socket).expect("a fresh directory takes a socket");
     let service = ContentServer::new(Echo)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
