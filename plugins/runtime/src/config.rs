@@ -1,0 +1,162 @@
+//! Settings: where things are, and how long a shim may take.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use windlass_core::{Error, Result};
+
+/// Time limits of everything that waits for a shim. A shim that exceeds one hurts itself alone.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The binary's `start`.
+    #[serde(deserialize_with = "duration")]
+    pub launch: Duration,
+    /// The binary's `delete`, after the shim died.
+    #[serde(deserialize_with = "duration")]
+    pub cleanup: Duration,
+    /// The binary's `-info`.
+    #[serde(deserialize_with = "duration")]
+    pub info: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub connect: Duration,
+    /// Task creation: mounts, hooks, restoring from a checkpoint.
+    #[serde(deserialize_with = "duration")]
+    pub create: Duration,
+    /// Start of a task or an exec.
+    #[serde(deserialize_with = "duration")]
+    pub start: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub delete: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub checkpoint: Duration,
+    /// A state, which many callers ask for all tasks at once.
+    #[serde(deserialize_with = "duration")]
+    pub state: Duration,
+    /// Every other call.
+    #[serde(deserialize_with = "duration")]
+    pub call: Duration,
+    /// The first call after the daemon's restart.
+    #[serde(deserialize_with = "duration")]
+    pub load: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub shutdown: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self {
+            launch: s(30),
+            cleanup: s(10),
+            info: s(10),
+            connect: s(10),
+            create: s(300),
+            start: s(300),
+            delete: s(60),
+            checkpoint: s(600),
+            state: s(2),
+            call: s(30),
+            load: s(5),
+            shutdown: s(3),
+        }
+    }
+}
+
+impl Limits {
+    /// The keys in a table, with the values in effect.
+    pub fn table() -> toml::Table {
+        let limits = Self::default();
+        let entries = [
+            ("launch", limits.launch),
+            ("cleanup", limits.cleanup),
+            ("info", limits.info),
+            ("connect", limits.connect),
+            ("create", limits.create),
+            ("start", limits.start),
+            ("delete", limits.delete),
+            ("checkpoint", limits.checkpoint),
+            ("state", limits.state),
+            ("call", limits.call),
+            ("load", limits.load),
+            ("shutdown", limits.shutdown),
+        ];
+        entries.into_iter().map(|(key, d)| (key.to_owned(), format!("{}s", d.as_secs()).into())).collect()
+    }
+}
+
+/// How shims are started.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The daemon's sockets, as shims are told them.
+    pub grpc_address: String,
+    pub ttrpc_address: String,
+    /// The daemon's own executable.
+    pub executable: PathBuf,
+    /// Where shims put their sockets.
+    pub socket_dir: PathBuf,
+    /// `NAME=value`, added to every shim's environment.
+    pub env: Vec<String>,
+    /// Binaries of runtimes by name, before the usual places.
+    pub runtimes: BTreeMap<String, PathBuf>,
+    pub limits: Limits,
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+/// A duration in Go's notation: `90s`, `1m30s`, `1.5h`, `250ms`. More than zero and at most a day.
+pub fn parse_duration(text: &str) -> Result<Duration> {
+    let bad = || Error::invalid(format!("duration {text:?}: write it as 90s, 1m30s or 250ms, more than 0, at most 24h"));
+    let mut seconds = 0f64;
+    let mut rest = text.trim();
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
+        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| digits + n);
+        seconds += number
+            * match &rest[digits..unit_end] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" => 1e-6,
+                _ => return Err(bad()),
+            };
+        rest = &rest[unit_end..];
+    }
+    if !(seconds > 0.0 && seconds <= 86_400.0) {
+        return Err(bad());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, millis) in [("90s", 90_000), ("1m30s", 90_000), ("250ms", 250), ("1.5h", 5_400_000)] {
+            assert_eq!(parse_duration(text).unwrap().as_millis(), millis, "{text}");
+        }
+        for bad in ["", "0s", "5", "s", "-1s", "1d", "25h", "1s2", "..s", "1e9s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits_are_read_and_their_table_is_complete() {
+        let limits: Limits = toml::from_str("create = \"7s\"").unwrap();
+        assert_eq!(limits.create, Duration::from_secs(7));
+        assert_eq!(limits.state, Limits::default().state);
+        assert!(toml::from_str::<Limits>("nonsense = \"7s\"").is_err());
+        assert!(toml::from_str::<Limits>("create = \"0s\"").is_err());
+        let again: Limits = toml::Value::Table(Limits::table()).try_into().unwrap();
+        assert_eq!(format!("{again:?}"), format!("{:?}", Limits::default()));
+    }
+}

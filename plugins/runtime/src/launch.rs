@@ -1,0 +1,117 @@
+//! The shim's binary and its three uses: `start`, `delete` and `-info`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use protobuf::Message;
+use windlass_api::convert::{any, time};
+use windlass_api::shim::task_v3::DeleteResponse;
+use windlass_api::shim::types::introspection;
+use windlass_core::container::Runtime;
+use windlass_core::task::{Exit, RuntimeInfo};
+
+use crate::bootstrap::{self, Endpoint};
+use crate::bundle::Bundle;
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::pool::Pool;
+use crate::process::{Output, Process};
+use crate::resolve::Resolver;
+
+/// Starts shims, and knows how.
+pub struct Launcher {
+    pub(crate) settings: Settings,
+    pub(crate) pool: Pool,
+    resolver: Resolver,
+}
+
+impl Launcher {
+    pub fn new(settings: Settings) -> Self {
+        let resolver = Resolver::new(settings.runtimes.clone(), &settings.executable);
+        Self { settings, pool: Pool::new(), resolver }
+    }
+
+    /// The binary of a runtime.
+    pub(crate) fn resolve(&self, runtime: &str) -> Result<PathBuf> {
+        self.resolver.resolve(runtime).map_err(|e| e.context("failed to resolve runtime path"))
+    }
+
+    /// Begins `start`; blocks shortly. The bundle is complete.
+    pub(crate) fn begin(&self, bundle: &Bundle, binary: &Path, params: Vec<u8>) -> Result<Process> {
+        let mut command = self.command(bundle, binary);
+        command.arg("start");
+        Process::spawn("start", command, params)
+    }
+
+    /// Waits for the answer to `start`.
+    pub(crate) async fn answer(&self, process: Process) -> Result<Endpoint> {
+        let output = process.finish(self.settings.limits.launch).await?;
+        warn("start", &output);
+        Endpoint::parse(&output.stdout)
+    }
+
+    /// Asks the binary to clear up after a shim that died; answers how the task ended.
+    pub(crate) async fn delete(self: &std::sync::Arc<Self>, bundle: &Bundle, binary: &Path) -> Result<Exit> {
+        let mut command = self.command(bundle, binary);
+        command.arg("-bundle").arg(&bundle.path).arg("delete");
+        let process = self.pool.start(move || Process::spawn("delete", command, Vec::new())).await?;
+        let output = process.finish(self.settings.limits.cleanup).await?;
+        warn("delete", &output);
+        let response = DeleteResponse::parse_from_bytes(&output.stdout).map_err(|_| Error::Answer {
+            action: "delete",
+            answer: String::from_utf8_lossy(&output.stdout).chars().take(256).collect(),
+        })?;
+        let at = time::from_shim(&response.exited_at).ok().flatten().unwrap_or_else(SystemTime::now);
+        Ok(Exit { pid: response.pid, status: response.exit_status, at })
+    }
+
+    /// Asks a runtime what it can do.
+    pub(crate) async fn info(&self, runtime: &Runtime) -> Result<RuntimeInfo> {
+        let mut command = Command::new(self.resolve(&runtime.name)?);
+        command.arg("-info").env_remove("NOTIFY_SOCKET");
+        let options = runtime.options.clone().map(any::to_shim);
+        let input = options.map(|o| o.write_to_bytes().expect("a message in memory can be written"));
+        let process = self.pool.start(move || Process::spawn("info", command, input.unwrap_or_default())).await?;
+        let output = process.finish(self.settings.limits.info).await?;
+        let info = introspection::RuntimeInfo::parse_from_bytes(&output.stdout).map_err(|_| Error::Answer {
+            action: "info",
+            answer: String::from_utf8_lossy(&output.stdout).chars().take(256).collect(),
+        })?;
+        let version = info.version.into_option().unwrap_or_default();
+        Ok(RuntimeInfo {
+            name: info.name,
+            version: version.version,
+            revision: version.revision,
+            options: info.options.into_option().map(any::from_shim),
+            features: info.features.into_option().map(any::from_shim),
+            annotations: info.annotations.into_iter().collect(),
+        })
+    }
+
+    /// Flags and environment as shims of every age read them.
+    fn command(&self, bundle: &Bundle, binary: &Path) -> Command {
+        let settings = &self.settings;
+        let mut command = Command::new(binary);
+        command.current_dir(&bundle.path);
+        command.args(["-namespace", &bundle.namespace, "-address", &settings.grpc_address]);
+        command.arg("-publish-binary").arg(&settings.executable).args(["-id", &bundle.id]);
+        if bootstrap::debug() {
+            command.arg("-debug");
+        }
+        command.env_remove("NOTIFY_SOCKET");
+        command.env("GOMAXPROCS", "2").env("MAX_SHIM_VERSION", "2");
+        command.env("TTRPC_ADDRESS", &settings.ttrpc_address).env("GRPC_ADDRESS", &settings.grpc_address);
+        command.env("NAMESPACE", &bundle.namespace);
+        command.envs(settings.env.iter().filter_map(|entry| entry.split_once('=')));
+        command
+    }
+}
+
+fn warn(action: &str, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim();
+    if !said.is_empty() {
+        tracing::warn!(action, said, "shim");
+    }
+}

@@ -1,0 +1,136 @@
+//! A shim's log: read from the fifo in its bundle and passed on to the daemon's, a bounded amount of it.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::task::AbortHandle;
+
+/// Longest line that is passed on.
+const MAX_LINE: usize = 4096;
+/// Lines that are passed on in one [`WINDOW`]; the others are read, so that the shim never waits, and counted.
+const MAX_LINES: u32 = 200;
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// Reads until it is aborted: the fifo has no end.
+pub fn follow(fifo: OwnedFd, namespace: String, id: String) -> std::io::Result<AbortHandle> {
+    let pipe = pipe::Receiver::from_owned_fd(fifo)?;
+    Ok(tokio::spawn(copy(pipe, namespace, id)).abort_handle())
+}
+
+async fn copy(mut pipe: pipe::Receiver, namespace: String, id: String) {
+    let mut lines = Lines::default();
+    let mut buffer = [0; 1024];
+    let mut budget = Budget::new();
+    while let Ok(n) = pipe.read(&mut buffer).await {
+        if n == 0 {
+            return;
+        }
+        lines.push(&buffer[..n], |line| {
+            if let Some(dropped) = budget.take() {
+                if dropped > 0 {
+                    tracing::warn!(%namespace, %id, dropped, "the shim logged more than was passed on");
+                }
+                pass_on(line, &namespace, &id);
+            }
+        });
+    }
+}
+
+/// Cuts bytes into lines.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    fn push(&mut self, data: &[u8], mut each: impl FnMut(&str)) {
+        for part in data.split_inclusive(|b| *b == b'\n') {
+            let room = MAX_LINE - self.0.len();
+            self.0.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                each(String::from_utf8_lossy(&self.0).trim());
+                self.0.clear();
+            }
+        }
+    }
+}
+
+struct Budget {
+    since: Instant,
+    left: u32,
+    dropped: u64,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self { since: Instant::now(), left: MAX_LINES, dropped: 0 }
+    }
+
+    /// Whether a line may pass; then how many did not before it.
+    fn take(&mut self) -> Option<u64> {
+        if self.since.elapsed() >= WINDOW {
+            (self.since, self.left) = (Instant::now(), MAX_LINES);
+        }
+        if self.left == 0 {
+            self.dropped += 1;
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.dropped))
+    }
+}
+
+/// logrus' text form says the level; what has none comes from a panic or a runtime and matters.
+fn pass_on(line: &str, namespace: &str, id: &str) {
+    if line.is_empty() {
+        return;
+    }
+    match level(line) {
+        "trace" | "debug" => tracing::debug!(%namespace, %id, "shim: {line}"),
+        "info" => tracing::info!(%namespace, %id, "shim: {line}"),
+        "error" | "fatal" | "panic" => tracing::error!(%namespace, %id, "shim: {line}"),
+        _ => tracing::warn!(%namespace, %id, "shim: {line}"),
+    }
+}
+
+fn level(line: &str) -> &str {
+    let after = line.split_once("level=").map_or("", |(_, rest)| rest);
+    let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+    &after[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_and_bounded() {
+        let mut lines = Lines::default();
+        let mut seen = Vec::new();
+        lines.push(b"one\ntw", |l| seen.push(l.to_owned()));
+        lines.push(b"o\n", |l| seen.push(l.to_owned()));
+        for _ in 0..100 {
+            lines.push(&[b'x'; 1000], |l| seen.push(l.to_owned()));
+        }
+        lines.push(b"\nlast\n", |l| seen.push(l.to_owned()));
+        assert_eq!((seen[0].as_str(), seen[1].as_str(), seen[3].as_str()), ("one", "two", "last"));
+        assert_eq!(seen[2].len(), MAX_LINE);
+    }
+
+    #[test]
+    fn levels_are_logrus() {
+        assert_eq!(level("time=\"x\" level=info msg=\"y\""), "info");
+        assert_eq!(level("panic: oh"), "");
+    }
+
+    #[test]
+    fn a_flood_is_counted() {
+        let mut budget = Budget::new();
+        for _ in 0..MAX_LINES {
+            assert_eq!(budget.take(), Some(0));
+        }
+        assert_eq!(budget.take(), None);
+        budget.since -= WINDOW;
+        assert_eq!(budget.take(), Some(1));
+    }
+}

@@ -1,0 +1,246 @@
+//! One task: its bundle, its shim, and what is known of its end.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use windlass_core::task::Exit;
+
+use crate::bundle::Bundle;
+use crate::error::{Error, Result};
+use crate::shim::Shim;
+
+/// Exits of execs that are remembered for one task; a waiter that asks for a forgotten one asks the shim.
+const MAX_EXITS: usize = 4096;
+/// Status of what was killed.
+pub const KILLED: u32 = 137;
+
+pub struct Task {
+    pub bundle: Bundle,
+    /// The shim's binary.
+    pub binary: PathBuf,
+    pub shim: Shim,
+    /// Reads the shim's log.
+    log: Mutex<Option<AbortHandle>>,
+    pid: AtomicU32,
+    /// Whether others can see the task. Until then its end is the business of who creates it.
+    pub live: AtomicBool,
+    /// Whether the connection ended before the task was live.
+    pub closed: AtomicBool,
+    /// Held while the task is being ended, by whoever does it; true once it has been.
+    pub end: tokio::sync::Mutex<bool>,
+    pub finished: AtomicBool,
+    known: Mutex<Known>,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// By exec id, the task's own under the empty one.
+    exits: HashMap<String, Exit>,
+    exit_told: bool,
+    delete_told: bool,
+}
+
+/// What waiters wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Served by the n-th connection.
+    Live(u32),
+    Gone(Exit),
+}
+
+impl Task {
+    pub fn new(bundle: Bundle, binary: PathBuf, shim: Shim, log: Option<AbortHandle>) -> Self {
+        Self {
+            bundle,
+            binary,
+            shim,
+            log: Mutex::new(log),
+            pid: AtomicU32::new(0),
+            live: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            end: tokio::sync::Mutex::new(false),
+            finished: AtomicBool::new(false),
+            known: Mutex::default(),
+            phase: watch::Sender::new(Phase::Live(0)),
+        }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.bundle.id
+    }
+
+    /// 0 until it is known.
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    pub fn set_pid(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How a process ended, where an event has told.
+    pub fn exit(&self, exec: &str) -> Option<Exit> {
+        self.known().exits.get(exec).copied()
+    }
+
+    /// Takes note of an exit that an event told of; `id` is the exec's or the task's own.
+    pub fn exited(&self, id: &str, exit: Exit) {
+        let own = id.is_empty() || id == self.id();
+        // An exec may have the task's id. The pid tells them apart.
+        if own && exit.pid != self.pid() {
+            return;
+        }
+        let mut known = self.known();
+        if own {
+            known.exit_told = true;
+            known.exits.insert(String::new(), exit);
+        } else if known.exits.len() < MAX_EXITS {
+            known.exits.insert(id.to_owned(), exit);
+        }
+    }
+
+    /// Takes note of a deletion that an event told of.
+    pub fn deleted(&self, id: &str) {
+        if id.is_empty() || id == self.id() {
+            self.known().delete_told = true;
+        }
+    }
+
+    /// Forgets an exec, whose id may be used again.
+    pub fn forget(&self, exec: &str) {
+        self.known().exits.remove(exec);
+    }
+
+    /// Whether exit and deletion have been told to subscribers.
+    pub fn told(&self) -> (bool, bool) {
+        let known = self.known();
+        (known.exit_told, known.delete_told)
+    }
+
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Another connection serves the task from now on.
+    pub fn reconnected(&self) {
+        self.phase.send_modify(|phase| {
+            if let Phase::Live(n) = phase {
+                *n = n.wrapping_add(1);
+            }
+        });
+    }
+
+    /// The task is no more.
+    pub fn finish(&self, exit: Exit) {
+        self.finished.store(true, Ordering::Release);
+        self.shim.detach();
+        self.stop_log();
+        self.phase.send_replace(Phase::Gone(exit));
+    }
+
+    pub fn stop_log(&self) {
+        if let Some(log) = self.log.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            log.abort();
+        }
+    }
+}
+
+/// Tasks by namespace and id.
+#[derive(Default)]
+pub struct Table(Mutex<HashMap<String, HashMap<String, Slot>>>);
+
+/// A place in the table: taken before there is a task, so that nobody else takes it.
+type Slot = Option<Arc<Task>>;
+
+/// A place that is given back unless a task was put there.
+pub struct Reservation<'a> {
+    table: &'a Table,
+    namespace: String,
+    id: String,
+    kept: bool,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, HashMap<String, Slot>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn reserve(&self, namespace: &str, id: &str) -> Result<Reservation<'_>> {
+        let mut table = self.lock();
+        let tasks = table.entry(namespace.to_owned()).or_default();
+        if tasks.contains_key(id) {
+            return Err(Error::Exists(id.to_owned()));
+        }
+        tasks.insert(id.to_owned(), None);
+        Ok(Reservation { table: self, namespace: namespace.to_owned(), id: id.to_owned(), kept: false })
+    }
+
+    pub fn get(&self, namespace: &str, id: &str) -> Result<Arc<Task>> {
+        let found = self.lock().get(namespace).and_then(|tasks| tasks.get(id)).cloned().flatten();
+        found.ok_or_else(|| Error::NotFound(id.to_owned()))
+    }
+
+    pub fn all(&self, namespace: &str) -> Vec<Arc<Task>> {
+        let mut tasks: Vec<_> =
+            self.lock().get(namespace).into_iter().flat_map(|t| t.values()).flatten().cloned().collect();
+        tasks.sort_by(|a, b| a.id().cmp(b.id()));
+        tasks
+    }
+
+    /// Whether another task is served at the same address.
+    pub fn shares(&self, task: &Task) -> bool {
+        let table = self.lock();
+        let tasks = table.get(&task.bundle.namespace).into_iter().flat_map(|t| t.values()).flatten();
+        tasks.into_iter().any(|t| t.shim.endpoint.address == task.shim.endpoint.address && t.id() != task.id())
+    }
+
+    pub fn remove(&self, task: &Task) {
+        self.vacate(&task.bundle.namespace, task.id());
+    }
+
+    /// Gives back a place that was held.
+    pub fn release(&self, namespace: &str, id: &str) {
+        self.vacate(namespace, id);
+    }
+
+    fn vacate(&self, namespace: &str, id: &str) {
+        let mut table = self.lock();
+        if let Some(tasks) = table.get_mut(namespace) {
+            tasks.remove(id);
+            if tasks.is_empty() {
+                table.remove(namespace);
+            }
+        }
+    }
+}
+
+impl Reservation<'_> {
+    /// Puts the task into its place.
+    pub fn fill(mut self, task: Arc<Task>) {
+        self.kept = true;
+        let mut table = self.table.lock();
+        table.entry(self.namespace.clone()).or_default().insert(self.id.clone(), Some(task));
+    }
+
+    /// Keeps the place taken until [`Table::release`].
+    pub fn hold(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.table.vacate(&self.namespace, &self.id);
+        }
+    }
+}
