@@ -50,6 +50,9 @@ pub struct Setup<'a> {
     pub gid: u32,
     /// Whether fifos may be handed to the process itself.
     pub direct: bool,
+    /// Whether stdin waits for [`ProcessIo::open_stdin`]. Opening it lets the client's first write through, and some
+    /// clients can only tell of their input's end once Create has answered.
+    pub late_stdin: bool,
 }
 
 /// What the process gets.
@@ -77,6 +80,9 @@ pub struct ProcessIo {
     outputs: RefCell<Vec<Output>>,
     /// The write end of stdin's fifo, so that a client that detaches does not end the process's input.
     stdin: Cell<Option<OwnedFd>>,
+    /// Name and pipe of an input that is not open yet.
+    late_stdin: Cell<Option<(PathBuf, OwnedFd)>>,
+    stdin_closed: Cell<bool>,
     copies: RefCell<Vec<JoinHandle<()>>>,
     inputs: RefCell<Vec<Bound>>,
     late: Late,
@@ -124,16 +130,30 @@ impl ProcessIo {
 
     fn input(&self, path: &Path, setup: &Setup<'_>) -> Result<OwnedFd> {
         require_fifo(path)?;
-        let (read, write) = fifo::both(path)?;
-        self.stdin.set(Some(write));
-        if setup.direct {
+        if setup.direct && !setup.late_stdin {
+            let (read, write) = fifo::both(path)?;
+            self.stdin.set(Some(write));
             fifo::set_blocking(&read).at("set flags of", path)?;
             return Ok(read);
         }
         let (ours, theirs) = self.pipe(setup, false)?;
-        let task = spawn_local(copy::run(Source::new(read)?, Target::stream(ours)?, None, || {}));
-        self.inputs.borrow_mut().push(Bound(task.abort_handle()));
+        self.late_stdin.set(Some((path.to_owned(), ours)));
+        if !setup.late_stdin {
+            self.open_stdin()?;
+        }
         Ok(theirs)
+    }
+
+    /// Lets a client's input through, if it is not open yet.
+    pub fn open_stdin(&self) -> Result<()> {
+        let Some((path, pipe)) = self.late_stdin.take() else { return Ok(()) };
+        let (read, write) = fifo::both(&path)?;
+        if !self.stdin_closed.get() {
+            self.stdin.set(Some(write));
+        }
+        let task = spawn_local(copy::run(Source::new(read)?, Target::stream(pipe)?, None, || {}));
+        self.inputs.borrow_mut().push(Bound(task.abort_handle()));
+        Ok(())
     }
 
     fn output(&self, path: &Path, setup: &Setup<'_>) -> Result<OwnedFd> {
@@ -239,6 +259,7 @@ impl ProcessIo {
 
     /// The process reads its input's end once the client has closed its side too.
     pub fn close_stdin(&self) {
+        self.stdin_closed.set(true);
         drop(self.stdin.take());
     }
 
@@ -249,7 +270,7 @@ impl ProcessIo {
             output.finish(&self.late);
         }
         self.inputs.borrow_mut().clear();
-        drop(self.stdin.take());
+        drop((self.stdin.take(), self.late_stdin.take()));
     }
 
     /// Waits until everything the process wrote has been passed on, but no longer than `limit`; then closes.

@@ -220,6 +220,11 @@ impl Tasks {
             event.container_id = container.id.clone();
             event.pid = init.pid.get();
             self.publisher.send("/tasks/start", "containerd.events.TaskStart", &event);
+            if let Some(io) = init.io.borrow().as_ref()
+                && let Err(error) = io.open_stdin()
+            {
+                log::error!("stdin of {}: {error}", container.id);
+            }
             if restored {
                 self.follow(container, init);
             }

@@ -61,6 +61,7 @@ impl Tasks {
             uid: container.options.io_uid,
             gid: container.options.io_gid,
             direct: container.direct_io,
+            late_stdin: id == container.id,
         }
     }
 }
