@@ -156,7 +156,7 @@ impl wire::snapshots_server::Snapshots for Edge {
             while let Some(info) = found.next().await {
                 all.push(to_wire(info?));
             }
-            Result::Ok(all)
+            Ok::<_, Error>(all)
         };
         let all: Vec<wire::Info> = found.await.map_err(windlass_api::status::grpc)?;
         let pages: Vec<_> = all.chunks(PAGE).map(|p| Ok(wire::ListSnapshotsResponse { info: p.to_vec() })).collect();
