@@ -15,5 +15,7 @@ mod mounts;
 mod namespaces;
 mod sandboxes;
 mod snapshots;
+mod streaming;
 mod tasks;
+mod transfer;
 mod version;
