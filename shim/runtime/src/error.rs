@@ -26,12 +26,21 @@ pub enum Error {
     /// A system call on something that has none.
     #[error("{op}")]
     Sys { op: &'static str, #[source] source: io::Error },
+    /// A mount that the kernel explains.
+    #[error("mount {} ({message})", path.display())]
+    Mount { path: PathBuf, message: String, #[source] source: io::Error },
+    /// The kernel refused a value for a control file.
+    #[error("write {value:?} to {}", path.display())]
+    Control { path: PathBuf, value: String, #[source] source: io::Error },
     /// The configuration is wrong.
     #[error("invalid configuration: {0}")]
     Spec(String),
     /// The configuration asks for what this kernel, machine or runtime cannot do.
     #[error("{0}")]
     Unsupported(String),
+    /// The program cannot be run.
+    #[error("{message}")]
+    Program { message: String, errno: i32 },
     /// The process could not be brought up to its program; said by the child.
     #[error("unable to start container process: {message}")]
     Init { message: String, errno: Option<i32> },
@@ -69,6 +78,18 @@ impl Error {
         }
     }
 
+    /// The kernel's number, where there is one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Error::Path { source, .. } | Error::Sys { source, .. } | Error::Control { source, .. } | Error::Mount { source, .. } => {
+                source.raw_os_error()
+            }
+            Error::Program { errno, .. } => Some(*errno),
+            Error::Init { errno, .. } => *errno,
+            _ => None,
+        }
+    }
+
     /// The message with its causes, joined by `: `.
     pub fn report(&self) -> String {
         let mut text = self.to_string();
@@ -83,7 +104,7 @@ impl Error {
 }
 
 /// The kernel's errors in the words that people search for, without Rust's ` (os error N)`.
-fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let text = error.to_string();
     match text.find(" (os error ") {
         Some(end) => text[..end].to_lowercase(),

@@ -27,7 +27,7 @@ pub struct Hugetlb {
     pub failcnt: u64,
 }
 
-/// `limit` 0 means none.
+/// A limit of `u64::MAX` means none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pids {
     pub current: u64,

@@ -1,0 +1,89 @@
+//! What caller and child say to each other over their socket pair: one letter, sometimes with descriptors or a text.
+
+use crate::error::{Context, Error, Result};
+use crate::sys::socket::{Channel, MAX_MESSAGE};
+use std::os::fd::{OwnedFd, RawFd};
+
+/// From the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Order {
+    /// The id maps are written.
+    Mapped = b'm',
+    /// The process is in its control groups.
+    Grouped = b'g',
+    /// The caller's hooks have run.
+    Hooked = b'h',
+    /// Run the program.
+    Start = b's',
+    /// The notification descriptor has been passed on.
+    Notified = b'n',
+}
+
+/// From the child.
+#[derive(Debug)]
+pub enum Report {
+    /// The real child of an intermediate one, by its pidfd.
+    Process(OwnedFd),
+    /// Time for the caller's hooks.
+    Hooks,
+    /// At the start barrier; with the terminal's master, if there is one.
+    Ready(Option<OwnedFd>),
+    /// The seccomp notification descriptor.
+    Notify(OwnedFd),
+    /// It failed; the child is ending.
+    Failed(Error),
+    /// The socket is closed: the program runs, or the child died.
+    Gone,
+}
+
+pub fn order(channel: &Channel, order: Order) -> Result<()> {
+    channel.send(&[order as u8], &[]).op("send to child")
+}
+
+/// Waits for one order, which must be the next to come. The caller's death ends the child.
+pub fn await_order(channel: &Channel, want: Order) -> Result<()> {
+    let (data, _) = channel.receive().op("receive from caller")?;
+    if data.first() == Some(&(want as u8)) {
+        return Ok(());
+    }
+    Err(Error::State("the caller has gone away".into()))
+}
+
+pub fn report(channel: &Channel, letter: u8, fds: &[RawFd]) -> Result<()> {
+    channel.send(&[letter], fds).op("send to caller")
+}
+
+/// Tells what went wrong, in full.
+pub fn report_failure(channel: &Channel, error: &Error) {
+    let mut data = vec![b'E'];
+    data.extend(error.errno().unwrap_or(0).to_le_bytes());
+    data.extend(error.report().bytes());
+    data.truncate(MAX_MESSAGE);
+    // The caller may be gone; nobody else could be told.
+    let _ = channel.send(&data, &[]);
+}
+
+/// The next report of the child.
+pub fn await_report(channel: &Channel) -> Result<Report> {
+    let (data, fds) = match channel.receive() {
+        // A peer that died with our messages unread resets the connection.
+        Err(e) if e.raw_os_error() == Some(libc::ECONNRESET) => (Vec::new(), Vec::new()),
+        other => other.op("receive from child")?,
+    };
+    let mut fds = fds.into_iter();
+    let malformed = || Error::State("malformed message from child".into());
+    match data.first() {
+        None => Ok(Report::Gone),
+        Some(b'P') => fds.next().map(Report::Process).ok_or_else(malformed),
+        Some(b'H') => Ok(Report::Hooks),
+        Some(b'R') => Ok(Report::Ready(fds.next())),
+        Some(b'N') => fds.next().map(Report::Notify).ok_or_else(malformed),
+        Some(b'E') if data.len() >= 5 => {
+            let errno = i32::from_le_bytes([data[1], data[2], data[3], data[4]]);
+            let message = String::from_utf8_lossy(&data[5..]).into_owned();
+            Ok(Report::Failed(Error::Init { message, errno: (errno != 0).then_some(errno) }))
+        }
+        Some(_) => Err(malformed()),
+    }
+}
