@@ -1,5 +1,8 @@
-//! The plugins that are built in. A crate that is only a dependency registers nothing: each is named here, and one that
-//! is forgotten does not compile.
+//! The plugins that are built in: a list, and nothing else.
+//!
+//! A crate that is only a dependency registers nothing, because nothing of it is linked. A dependency that is forgotten
+//! here does not compile.
+
 #![deny(unused_crate_dependencies)]
 
 use windlass_content as _;
@@ -15,9 +18,25 @@ use windlass_service as _;
 use windlass_snapshotter as _;
 use windlass_transfer as _;
 
-use windlass_core::registry::Registration;
+#[cfg(test)]
+mod tests {
+    use windlass_core::registry::{Graph, Registration};
 
-/// All registrations of this build, in no particular order.
-pub fn registrations() -> Vec<&'static Registration> {
-    inventory::iter::<Registration>.into_iter().collect()
+    /// Every plugin of a full build, by URI.
+    const PLUGINS: &[&str] = &[];
+
+    #[test]
+    fn the_list_is_what_is_linked() {
+        let mut found: Vec<String> = inventory::iter::<Registration>.into_iter().map(Registration::uri).collect();
+        found.sort();
+        let mut want: Vec<String> = PLUGINS.iter().map(|p| (*p).to_owned()).collect();
+        want.retain(|uri| cfg!(feature = "cri") || !uri.contains("cri"));
+        want.sort();
+        assert_eq!(found, want, "a plugin came or went: say so in this list");
+    }
+
+    #[test]
+    fn no_plugins_require_each_other() {
+        Graph::order(inventory::iter::<Registration>.into_iter().collect()).unwrap();
+    }
 }

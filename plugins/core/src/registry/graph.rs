@@ -23,6 +23,10 @@ pub struct Options {
     pub required: Vec<String>,
     /// `plugins."<uri>"` tables.
     pub configs: BTreeMap<String, toml::Table>,
+    /// `timeouts`: limits by containerd's names, `io.containerd.timeout.shim.cleanup` and others.
+    pub timeouts: BTreeMap<String, std::time::Duration>,
+    /// `stream_processors` by name: programs that turn one media type into another.
+    pub stream_processors: BTreeMap<String, toml::Table>,
 }
 
 /// What came of one plugin.
@@ -166,7 +170,11 @@ impl Graph {
             meta: Mutex::default(),
         };
         let begun = std::time::Instant::now();
-        let result = (registration.init)(&ctx).map_err(Arc::new);
+        // A plugin that panics is one that failed; what it leaves behind is its own.
+        let init = std::panic::AssertUnwindSafe(|| (registration.init)(&ctx));
+        let result = std::panic::catch_unwind(init)
+            .unwrap_or_else(|_| Err(Error::internal(format!("plugin {} panicked while it started", registration.uri()))))
+            .map_err(Arc::new);
         let skipped = result.as_ref().err().is_some_and(|e| std::error::Error::source(&**e).is_some_and(|s| s.is::<Skip>()));
         let uri = registration.uri();
         match &result {
@@ -178,7 +186,7 @@ impl Graph {
             kind: registration.kind,
             id: registration.id,
             requires: registration.requires,
-            meta: ctx.meta.into_inner().expect("no plugin panics while it tells of itself"),
+            meta: ctx.meta.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner),
             error: result.as_ref().err().cloned(),
             skipped,
         });
@@ -268,6 +276,14 @@ mod tests {
             Err(Error::unavailable("no luck"))
         }
     }
+    struct Panicking;
+    impl Plugin for Panicking {
+        type Kind = B;
+        const ID: &'static str = "panicking";
+        fn init(_: &InitContext) -> Result<Arc<dyn Noun>> {
+            panic!("a bug")
+        }
+    }
     struct Skipped;
     impl Plugin for Skipped {
         type Kind = B;
@@ -288,6 +304,7 @@ mod tests {
 
     static ALL: [Registration; 4] =
         [Registration::of::<Late>(), Registration::of::<Broken>(), Registration::of::<Skipped>(), Registration::of::<Early>()];
+    static PANICKING: Registration = Registration::of::<Panicking>();
     static CIRCLE: Registration = Registration::of::<Circle>();
 
     #[test]
@@ -301,6 +318,13 @@ mod tests {
         assert!(graph.get::<B>("broken").err().unwrap().chain().contains("no luck"));
         graph.close();
         assert_eq!(*CLOSED.lock().unwrap(), ["late after early", "early"]);
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_of_its_plugin_alone() {
+        let graph = Graph::start(vec![&PANICKING, &ALL[3]], Options::default()).unwrap();
+        assert!(graph.get::<B>("panicking").err().unwrap().chain().contains("panicked"));
+        assert!(graph.get::<B>("early").is_ok());
     }
 
     #[test]
