@@ -14,9 +14,23 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Builder {
     config: String,
     environment: Vec<(String, String)>,
+    failpoints: bool,
 }
 
 impl Builder {
+    /// Takes the binaries that were built with the feature `failpoints`.
+    pub fn failpoints(mut self) -> Self {
+        self.failpoints = true;
+        self
+    }
+
+    /// Starts it without waiting: for a daemon that is to die early.
+    pub fn spawn(self) -> Daemon {
+        let mut daemon = self.prepare();
+        daemon.spawn();
+        daemon
+    }
+
     /// Appends to config.toml (version 3).
     pub fn config(mut self, text: &str) -> Self {
         self.config.push_str(text);
@@ -30,12 +44,18 @@ impl Builder {
 
     /// Starts it and waits until it answers.
     pub fn start(self) -> Daemon {
+        let mut daemon = self.prepare();
+        daemon.start();
+        daemon
+    }
+
+    fn prepare(self) -> Daemon {
         assert_eq!(rustix_uid(), 0, "end-to-end tests need root: containers do");
         let dir = tempfile::Builder::new().prefix("windlass-e2e.").tempdir().expect("a temporary directory");
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("chmod");
-        let mut daemon = Daemon { dir, child: None, config: self.config, environment: self.environment };
-        daemon.start();
-        daemon
+        let bin = if self.failpoints { Daemon::bin().join("../failpoints") } else { Daemon::bin() };
+        assert!(bin.join("windlassd").exists(), "{} has no windlassd: make builds it", bin.display());
+        Daemon { dir, child: None, bin, config: self.config, environment: self.environment }
     }
 }
 
@@ -72,6 +92,7 @@ impl Output {
 pub struct Daemon {
     dir: tempfile::TempDir,
     child: Option<Child>,
+    bin: PathBuf,
     config: String,
     environment: Vec<(String, String)>,
 }
@@ -128,7 +149,7 @@ impl Daemon {
         let config = dir.join("config.toml");
         std::fs::write(&config, format!("version = 3\n{}", self.config)).expect("config.toml is written");
         let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("the log opens");
-        let mut command = Command::new(Self::bin().join("windlassd"));
+        let mut command = Command::new(self.bin.join("windlassd"));
         command.arg("--config").arg(&config).arg("--root").arg(self.root()).arg("--state").arg(self.state());
         command.arg("--address").arg(self.address()).args(["--log-level", "debug"]);
         command.envs(self.environment.iter().map(|(k, v)| (k, v))).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -148,6 +169,17 @@ impl Daemon {
         let mut child = self.child.take().expect("the daemon runs");
         child.kill().expect("a child can be killed");
         child.wait().expect("a child can be waited for");
+    }
+
+    /// How the daemon has ended, where it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.as_mut().and_then(|c| c.try_wait().expect("a child can be waited for"))
+    }
+
+    /// Takes note that the daemon has ended.
+    pub fn reap(&mut self) {
+        assert!(self.ended().is_some(), "the daemon still runs");
+        self.child = None;
     }
 
     /// Waits until the daemon ends by itself.

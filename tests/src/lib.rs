@@ -4,6 +4,8 @@
 
 mod daemon;
 mod image;
+mod registry;
 
 pub use daemon::{Builder, Daemon, Output};
 pub use image::{IMAGE, archive};
+pub use registry::Registry;

@@ -1,0 +1,128 @@
+//! The daemon is killed at every named step of pull, create, start, exec, delete and collection; it is started again, and
+//! nothing acknowledged is lost, nothing is left over, and the retry of what was cut off succeeds.
+//!
+//! The steps are found in the sources, so a new one cannot be forgotten. Needs binaries with the feature `failpoints`:
+//! `make e2e` and `make test` build them into `target/failpoints`.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+use windlass_tests::{Daemon, Registry};
+
+/// Steps that this scenario does not come by, with the reason.
+const ELSEWHERE: &[(&str, &str)] = &[];
+
+/// All steps that the sources name.
+fn steps() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the workspace");
+    let out = Command::new("git").args(["ls-files", "plugins/*.rs", "shim/*.rs"]).current_dir(root).output();
+    let files = String::from_utf8(out.expect("git runs").stdout).expect("paths are UTF-8");
+    let mut found = BTreeSet::new();
+    for file in files.lines().filter(|f| !f.contains("/tests/")) {
+        let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+        for line in text.lines().filter(|l| !l.trim_start().starts_with("//")) {
+            for call in ["fail_point!(\"", "failpoint!(\"", "step!(\""] {
+                if let Some(name) = line.split(call).nth(1).and_then(|rest| rest.split('"').next()) {
+                    found.insert(name.to_owned());
+                }
+            }
+        }
+    }
+    assert!(found.len() > 20, "the steps are found: {found:?}");
+    found
+}
+
+/// One container's whole life, and its image's. Answers whether all went well.
+fn life(daemon: &Daemon, image: &str) -> Result<(), String> {
+    let run = |args: &[&str]| {
+        let out = daemon.windlass(args);
+        if out.code == 0 { Ok(out.stdout) } else { Err(format!("{args:?}: {}{}", out.stdout, out.stderr)) }
+    };
+    run(&["pull", "--quiet", image])?;
+    run(&["run", "-d", "--name", "c", image, "sleep", "1000"])?;
+    let said = run(&["exec", "c", "echo", "inside"])?;
+    if said != "inside\n" {
+        return Err(format!("exec printed {said:?}"));
+    }
+    run(&["rm", "--force", "c"])?;
+    run(&["rmi", image])?;
+    Ok(())
+}
+
+/// Brings a daemon that was cut off back to empty; everything that is there must be removable.
+fn clean(daemon: &Daemon) -> Result<(), String> {
+    let removed = daemon.windlass(&["rm", "--force", "--all"]);
+    if removed.code != 0 {
+        return Err(format!("containers stay: {}", removed.stderr));
+    }
+    for name in daemon.windlass(&["images", "--quiet"]).ok().lines() {
+        let removed = daemon.windlass(&["rmi", name]);
+        if removed.code != 0 {
+            return Err(format!("image {name} stays: {}", removed.stderr));
+        }
+    }
+    for id in daemon.windlass(&["leases", "ls", "--format", "{{.id}}"]).ok().lines() {
+        daemon.windlass(&["leases", "rm", "--sync", id]);
+    }
+    Ok(())
+}
+
+fn entries(dir: &Path) -> usize {
+    std::fs::read_dir(dir).map_or(0, Iterator::count)
+}
+
+/// What is on disk although nothing is recorded.
+fn rubbish(daemon: &Daemon) -> Vec<String> {
+    let mut left = daemon.leftovers();
+    for dir in [
+        "io.containerd.content.v1.content/blobs/sha256",
+        "io.containerd.content.v1.content/ingest",
+        "io.containerd.snapshotter.v1.overlayfs/snapshots",
+    ] {
+        let count = entries(&daemon.root().join(dir));
+        if count > 0 {
+            left.push(format!("{count} entries in {dir}"));
+        }
+    }
+    left
+}
+
+/// Kills at one step. Answers whether the step was reached.
+fn kill_at(step: &str, image: &str) -> Result<bool, String> {
+    let mut daemon = Daemon::builder().failpoints().env("WINDLASS_KILL_AT", step).spawn();
+    // A step of the start itself kills before the daemon answers; everything else kills in the middle of a life.
+    let finished = daemon.windlass(&["version", "--wait", "10s"]).code == 0 && life(&daemon, image).is_ok();
+    let killed = daemon.ended().is_some_and(|status| status.signal() == Some(libc::SIGKILL));
+    let reached = killed || !finished;
+    daemon.set_env("WINDLASS_KILL_AT", None);
+    if killed {
+        daemon.reap();
+        daemon.start();
+    }
+    // A killed shim needs no restart of the daemon; its container's end is noticed.
+    clean(&daemon)?;
+    life(&daemon, image).map_err(|e| format!("the retry fails: {e}"))?;
+    clean(&daemon)?;
+    daemon.eventually("nothing is left over", || rubbish(&daemon).is_empty());
+    Ok(reached)
+}
+
+#[test]
+fn a_kill_at_any_step_loses_nothing_and_leaves_nothing() {
+    let registry = Registry::start();
+    let image = registry.image();
+    let (mut reached, mut missed, mut failed) = (0, Vec::new(), Vec::new());
+    for step in steps() {
+        match kill_at(&step, &image) {
+            Ok(true) => reached += 1,
+            Ok(false) => missed.push(step),
+            Err(error) => failed.push(format!("{step}: {error}")),
+        }
+    }
+    println!("{reached} steps killed at, {} not come by: {}", missed.len(), missed.join(", "));
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    missed.retain(|step| !ELSEWHERE.iter().any(|(name, _)| name == step));
+    assert!(missed.is_empty(), "steps that no scenario comes by: {}", missed.join(", "));
+}
