@@ -1,0 +1,174 @@
+//! The transferrer `io.containerd.transfer.v1.local`: one module per pair of source and destination.
+//!
+//! Every transfer runs in a task of its own. When its caller goes away it is told so, stops at the next step, takes
+//! back what it had begun and keeps what can be resumed.
+
+mod blobs;
+mod export;
+mod import;
+mod lease;
+mod pull;
+mod push;
+mod records;
+mod unpack;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+use windlass_core::diff::Differ;
+use windlass_core::image::{self, Image};
+use windlass_core::transfer::{
+    ByteSink, ByteSource, Destination, ImageStore, ProgressSink, Registry, Source, Transferrer,
+};
+use windlass_core::{Context, Error, Result, content, lease as core_lease, snapshot};
+
+use crate::config::Config;
+use crate::locks::Locks;
+use crate::registry::{self, Limits};
+
+pub use unpack::Unpacker;
+
+/// What the transferrer works with.
+pub struct Parts {
+    pub content: Arc<dyn content::Store>,
+    pub images: Arc<dyn image::Store>,
+    pub leases: Arc<dyn core_lease::Manager>,
+    /// What can be unpacked where, in order of preference.
+    pub unpackers: Vec<Arc<Unpacker>>,
+    /// Differs for snapshotters that a client names and the configuration does not.
+    pub differs: Vec<Arc<dyn Differ>>,
+    /// Snapshotters by id.
+    pub snapshotters: Snapshotters,
+}
+
+/// Finds a snapshotter.
+pub type Snapshotters = Box<dyn Fn(&str) -> Option<snapshot::Shared> + Send + Sync>;
+
+/// The transferrer.
+#[derive(Clone)]
+pub struct Local(Arc<Inner>);
+
+pub(crate) struct Inner {
+    parts: Parts,
+    config: Config,
+    limits: Limits,
+    /// Blobs that are being fetched, by digest: asked for twice, fetched once.
+    blobs: Arc<Locks>,
+    /// Snapshots that are being made, by namespace, snapshotter and chain id.
+    chains: Arc<Locks>,
+}
+
+/// What one transfer carries around.
+#[derive(Clone)]
+struct Job {
+    local: Arc<Inner>,
+    cx: Context,
+    progress: Arc<dyn ProgressSink>,
+    cancel: CancellationToken,
+}
+
+impl Job {
+    /// *Canceled* once the caller has gone.
+    fn go_on(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(canceled()) } else { Ok(()) }
+    }
+
+    /// Waits, unless the caller goes.
+    async fn unless_canceled<T>(&self, wait: impl Future<Output = T>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(canceled()),
+            done = wait => Ok(done),
+        }
+    }
+}
+
+fn canceled() -> Error {
+    Error::canceled("transfer canceled: its client has gone")
+}
+
+impl Local {
+    pub fn new(parts: Parts, config: Config) -> Self {
+        Self::with_limits(parts, config, Limits::default())
+    }
+
+    /// With other time limits towards registries.
+    pub fn with_limits(parts: Parts, config: Config, limits: Limits) -> Self {
+        let (blobs, chains) = Default::default();
+        Self(Arc::new(Inner { parts, config, limits, blobs, chains }))
+    }
+}
+
+impl Inner {
+    fn client(&self, registry: &Registry) -> Result<Arc<registry::Client>> {
+        let options = registry::Options {
+            host_dirs: self.config.config_path.clone(),
+            limits: self.limits,
+            fetches: self.config.downloads(),
+            range: self.config.concurrent_layer_fetch_buffer,
+        };
+        Ok(Arc::new(registry::Client::new(registry, &options)?))
+    }
+}
+
+/// Cancels when it is dropped: the caller's side of a running transfer.
+struct Watch(CancellationToken);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+#[async_trait]
+impl Transferrer for Local {
+    async fn transfer(
+        &self,
+        cx: &Context,
+        source: Source,
+        destination: Destination,
+        progress: Arc<dyn ProgressSink>,
+    ) -> Result<Vec<Image>> {
+        let cancel = CancellationToken::new();
+        let _watch = Watch(cancel.clone());
+        let job = Job { local: self.0.clone(), cx: cx.clone(), progress, cancel };
+        let task = tokio::spawn(run(job, source, destination));
+        task.await.map_err(|e| Error::internal("transfer ended unexpectedly").with_source(e))?
+    }
+}
+
+async fn run(job: Job, source: Source, destination: Destination) -> Result<Vec<Image>> {
+    match (source, destination) {
+        (Source::Registry(from), Destination::ImageStore(to)) => pull::pull(job, from, to).await,
+        (Source::ImageStore(from), Destination::Registry(to)) => push::push(job, from, to).await,
+        (Source::Archive { media_type, force_compress, bytes }, Destination::ImageStore(to)) => {
+            import::import(job, media_type, force_compress, bytes, to).await
+        }
+        (Source::ImageStore(from), Destination::Archive { options, bytes }) => {
+            export::export(job, from, options, bytes).await
+        }
+        (Source::ImageStore(from), Destination::ImageStore(to)) => tag(job, from, to).await,
+        (Source::Archive { bytes: from, .. }, Destination::Archive { bytes: to, .. }) => echo(job, from, to).await,
+        (Source::Registry(_), _) | (Source::Archive { .. }, Destination::Registry(_)) => {
+            Err(Error::unimplemented("unable to transfer from this source to this destination"))
+        }
+    }
+}
+
+async fn tag(job: Job, from: ImageStore, to: ImageStore) -> Result<Vec<Image>> {
+    lease::under(job, async |job| {
+        let image = job.local.parts.images.get(&job.cx, &from.name).await?;
+        records::store(&job, &to, image.target).await
+    })
+    .await
+}
+
+/// An archive that goes back as it came.
+async fn echo(job: Job, mut from: Box<dyn ByteSource>, mut to: Box<dyn ByteSink>) -> Result<Vec<Image>> {
+    while let Some(data) = job.unless_canceled(from.next()).await?? {
+        job.unless_canceled(to.send(data)).await??;
+    }
+    to.finish().await?;
+    Ok(Vec::new())
+}
