@@ -27,7 +27,7 @@ fn main() {
 }
 
 fn root() -> std::path::PathBuf {
-    std::env::temp_dir().join(format!("oci-example-{}", std::process::id()))
+    Path::new("/dev/shm").join(format!("oci-example-{}", std::process::id()))
 }
 
 fn duplicate(fd: i32) -> Option<OwnedFd> {

@@ -6,7 +6,7 @@
 use crate::caps::Sets;
 use crate::cgroup::{self, Cgroup};
 use crate::child::init::{self, Init};
-use crate::child::message::{Order, Report, await_report, order};
+use crate::child::message::{Order, Report, await_report, order, order_grouped};
 use crate::child::{Launch, scheduling};
 use crate::container::{Blueprint, Container};
 use crate::error::{Context, Error, Result};
@@ -205,10 +205,7 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
         cgroup.create()?;
     }
     cgroup.set(&spec.linux.resources, true)?;
-    if matches!(cgroup, Cgroup::V1(_)) {
-        cgroup.join(pid)?;
-    }
-    order(&channel, Order::Grouped)?;
+    order_grouped(&channel, &cgroup.entries()?)?;
     if let Some(score) = process.oom_score_adj {
         warnings.extend(hooks::set_oom_score(pid, score, options.oom_score == OomScore::Clamp)?);
     }

@@ -2,7 +2,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::child::exec::{self, Exec};
-use crate::child::message::{Order, Report, await_report, order};
+use crate::child::message::{Order, Report, await_report, order, order_grouped};
 use crate::child::{Launch, scheduling};
 use crate::container::{Child, Container};
 use crate::create::{check_labels, check_stdio, hand_out, notify};
@@ -53,8 +53,7 @@ pub fn exec(container: &mut Container, mut options: ExecOptions<'_>) -> Result<C
     let cgroup = &container.state.cgroup;
     let pid_namespace = blueprint.own_pid_namespace.then_some(init);
     let (channel, theirs) = socket::pair().op("socketpair")?;
-    let (cloned, in_group) = clone_into(cgroup, pid_namespace, pid_of_init)?;
-    let Clone::Parent { pid, pidfd } = cloned else {
+    let Clone::Parent { pid, pidfd } = clone_into(cgroup, pid_namespace, pid_of_init)? else {
         drop(channel);
         exec::run(Exec {
             init,
@@ -66,10 +65,7 @@ pub fn exec(container: &mut Container, mut options: ExecOptions<'_>) -> Result<C
     };
     drop(theirs);
     let mut undo = Undo(Some(pidfd));
-    if !in_group {
-        cgroup.join(pid)?;
-    }
-    order(&channel, Order::Grouped)?;
+    order_grouped(&channel, &cgroup.entries()?)?;
     if let Some(score) = process.oom_score_adj {
         warnings.extend(set_oom_score(pid, score, options.oom_score == OomScore::Clamp)?);
     }
@@ -87,15 +83,15 @@ fn or<'a>(first: &'a str, second: &'a str) -> &'a str {
     if first.is_empty() { second } else { first }
 }
 
-/// The new process, and whether it is in its group already.
+/// The new process, on v2 already in the container's group.
 fn clone_into(
     cgroup: &Cgroup,
     pid_namespace: Option<std::os::fd::BorrowedFd<'_>>,
     init: u32,
-) -> Result<(Clone, bool)> {
+) -> Result<Clone> {
     let Some(target) = cgroup.clone_target()? else {
         // SAFETY: the crate's contract: the caller is single-threaded.
-        return Ok((unsafe { clone_in_pid_namespace(pid_namespace, 0, None) }?, false));
+        return unsafe { clone_in_pid_namespace(pid_namespace, 0, None) };
     };
     // SAFETY: as above.
     match unsafe { clone_in_pid_namespace(pid_namespace, 0, Some(target.as_fd())) } {
@@ -109,9 +105,9 @@ fn clone_into(
             let path = root.join(own.trim_start_matches('/'));
             let target = file::open(&path, libc::O_RDONLY | libc::O_DIRECTORY, 0).at("open cgroup", &path)?;
             // SAFETY: as above.
-            Ok((unsafe { clone_in_pid_namespace(pid_namespace, 0, Some(target.as_fd())) }?, true))
+            unsafe { clone_in_pid_namespace(pid_namespace, 0, Some(target.as_fd())) }
         }
-        cloned => Ok((cloned?, true)),
+        cloned => cloned,
     }
 }
 

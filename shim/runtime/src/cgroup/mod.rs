@@ -77,10 +77,11 @@ impl Cgroup {
         }
     }
 
-    pub fn join(&self, pid: u32) -> Result<()> {
+    /// The files by which a process moves itself into the groups; none on v2, where it starts in its group.
+    pub fn entries(&self) -> Result<Vec<OwnedFd>> {
         match self {
-            Cgroup::V1(groups) => groups.join(pid),
-            Cgroup::V2(group) => group.join(pid),
+            Cgroup::V1(groups) => groups.entries(),
+            Cgroup::V2(_) => Ok(Vec::new()),
         }
     }
 

@@ -5,8 +5,9 @@ use super::hierarchies::Hierarchy;
 use super::{devices, v1_limits};
 use crate::error::{Context, Error, Result};
 use crate::spec::Resources;
-use crate::sys::{errno, process};
+use crate::sys::{errno, file, process};
 use serde::{Deserialize, Serialize};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -53,8 +54,12 @@ impl Groups {
         Ok(())
     }
 
-    pub(super) fn join(&self, pid: u32) -> Result<()> {
-        self.dirs().try_for_each(|dir| dir.write("cgroup.procs", pid.to_string()))
+    pub(super) fn entries(&self) -> Result<Vec<OwnedFd>> {
+        let open = |group: &Group| {
+            let path = group.path.join("tasks");
+            file::open(&path, libc::O_WRONLY, 0).at("open", path)
+        };
+        self.0.iter().map(open).collect()
     }
 
     pub(super) fn set(&self, resources: &Resources, with_devices: bool) -> Result<()> {

@@ -49,10 +49,6 @@ impl Group {
         Ok(())
     }
 
-    pub(super) fn join(&self, pid: u32) -> Result<()> {
-        self.dir().write("cgroup.procs", pid.to_string())
-    }
-
     pub(super) fn set(&self, resources: &Resources, with_devices: bool) -> Result<()> {
         let dir = self.dir();
         v2_limits::set(&dir, resources)?;

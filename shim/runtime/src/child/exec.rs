@@ -1,6 +1,6 @@
 //! A process that is added to a running container.
 
-use super::message::{Order, await_order, report};
+use super::message::{Order, await_order, join_groups, report};
 use super::terminal::Terminal;
 use super::{Launch, become_program, detach, finish, join_keyring, place_stdio, scheduling, settle, stdio_fds};
 use crate::error::{Context, Result};
@@ -35,7 +35,7 @@ fn main(exec: &Exec<'_>) -> Result<Infallible> {
     let affinity = process.exec_cpu_affinity.clone().unwrap_or_default();
     scheduling::set_affinity(&affinity.initial)?;
     // A cgroup namespace cannot be joined from outside the group as seen from the container; first the group, then it.
-    await_order(exec.channel, Order::Grouped)?;
+    join_groups(exec.channel)?;
     process::setns(exec.init, exec.namespaces).op("join the container's namespaces")?;
     if exec.namespaces & libc::CLONE_NEWUSER != 0 {
         process::set_gid(0).op("become root of the user namespace")?;

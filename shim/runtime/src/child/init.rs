@@ -1,6 +1,6 @@
 //! The first process of a container.
 
-use super::message::{Order, await_order, report};
+use super::message::{Order, await_order, join_groups, report};
 use super::terminal::Terminal;
 use super::{Launch, become_program, detach, finish, join_keyring, place_stdio, settle, stdio_fds, write_proc};
 use crate::error::{Context, Error, Result};
@@ -82,7 +82,7 @@ fn main(init: &mut Init<'_>, proc: OwnedFd) -> Result<Infallible> {
     }
     let make_cgroup = init.namespaces.make_cgroup;
     let mut grouped = || {
-        await_order(channel, Order::Grouped)?;
+        join_groups(channel)?;
         if make_cgroup { process::unshare(libc::CLONE_NEWCGROUP).op("make cgroup namespace") } else { Ok(()) }
     };
     let (root, pending) = rootfs::build(&mut init.rootfs, &mut grouped)?;

@@ -1,8 +1,9 @@
 //! What caller and child say to each other over their socket pair: one letter, sometimes with descriptors or a text.
 
 use crate::error::{Context, Error, Result};
+use crate::sys::file;
 use crate::sys::socket::{Channel, MAX_MESSAGE};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// From the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +11,7 @@ use std::os::fd::{OwnedFd, RawFd};
 pub enum Order {
     /// The id maps are written.
     Mapped = b'm',
-    /// The process is in its control groups.
+    /// The control groups are made. On v1 the `tasks` files of all of them come along.
     Grouped = b'g',
     /// The caller's hooks have run.
     Hooked = b'h',
@@ -41,11 +42,28 @@ pub fn order(channel: &Channel, order: Order) -> Result<()> {
     channel.send(&[order as u8], &[]).op("send to child")
 }
 
+/// The order to go into the control groups.
+pub fn order_grouped(channel: &Channel, tasks: &[OwnedFd]) -> Result<()> {
+    let fds: Vec<RawFd> = tasks.iter().map(|fd| fd.as_raw_fd()).collect();
+    channel.send(&[Order::Grouped as u8], &fds).op("send to child")
+}
+
+/// Waits for that order and carries it out.
+///
+/// A process that moves itself, thread by thread, takes no lock on v1; moved by somebody else it takes one that waits for
+/// every CPU to pass a quiescent state, which is milliseconds on a busy machine.
+pub fn join_groups(channel: &Channel) -> Result<()> {
+    for tasks in await_order(channel, Order::Grouped)? {
+        file::write(&tasks, b"0").op("join cgroup")?;
+    }
+    Ok(())
+}
+
 /// Waits for one order, which must be the next to come. The caller's death ends the child.
-pub fn await_order(channel: &Channel, want: Order) -> Result<()> {
-    let (data, _) = channel.receive().op("receive from caller")?;
+pub fn await_order(channel: &Channel, want: Order) -> Result<Vec<OwnedFd>> {
+    let (data, fds) = channel.receive().op("receive from caller")?;
     if data.first() == Some(&(want as u8)) {
-        return Ok(());
+        return Ok(fds);
     }
     Err(Error::State("the caller has gone away".into()))
 }

@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 
 /// The largest message; errors are cut to fit.
 pub const MAX_MESSAGE: usize = 16 * 1024;
-const MAX_FDS: usize = 4;
+/// Enough for one of every v1 hierarchy.
+const MAX_FDS: usize = 24;
 
 /// One end of a `SOCK_SEQPACKET` pair. The other end going away reads as an empty message.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Channel {
     /// The next message and its descriptors; an empty message means that the peer is gone.
     pub fn receive(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         let mut data = vec![0u8; MAX_MESSAGE];
-        let mut control = [0u64; 8];
+        let mut control = [0u64; 16];
         let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
         // SAFETY: msghdr is plain data for which zero is valid.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -77,7 +78,7 @@ pub fn send(socket: impl AsFd, data: &[u8], fds: &[RawFd]) -> io::Result<()> {
     if fds.len() > MAX_FDS || data.len() > MAX_MESSAGE {
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
     }
-    let mut control = [0u64; 8];
+    let mut control = [0u64; 16];
     let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     // SAFETY: msghdr is plain data for which zero is valid.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -86,7 +87,7 @@ pub fn send(socket: impl AsFd, data: &[u8], fds: &[RawFd]) -> io::Result<()> {
     if !fds.is_empty() {
         let size = size_of_val(fds) as u32;
         message.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: the control buffer (64 bytes, aligned) holds one header and MAX_FDS descriptors.
+        // SAFETY: the control buffer (128 bytes, aligned) holds one header and MAX_FDS descriptors.
         unsafe {
             message.msg_controllen = libc::CMSG_SPACE(size) as _;
             let header = libc::CMSG_FIRSTHDR(&message);
