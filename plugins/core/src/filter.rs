@@ -86,7 +86,13 @@ impl<'a> Parser<'a> {
         &self.text[self.at..]
     }
 
+    /// Space may stand between tokens.
+    fn space(&mut self) {
+        self.at = self.text.len() - self.rest().trim_start().len();
+    }
+
     fn eat(&mut self, token: &str) -> bool {
+        self.space();
         let found = self.rest().starts_with(token);
         if found {
             self.at += token.len();
@@ -101,6 +107,8 @@ impl<'a> Parser<'a> {
         }
         loop {
             selectors.push(self.selector()?);
+            self.space();
+            self.skip_space();
             if self.rest().is_empty() {
                 return Ok(selectors);
             }
@@ -110,7 +118,13 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// White space may stand before a selector and behind it, as containerd's own clients write it.
+    fn skip_space(&mut self) {
+        self.at += self.rest().len() - self.rest().trim_start().len();
+    }
+
     fn selector(&mut self) -> Result<Selector> {
+        self.skip_space();
         let mut path = vec![self.field()?];
         while self.eat(".") {
             path.push(self.field()?);
@@ -132,6 +146,7 @@ impl<'a> Parser<'a> {
     }
 
     fn field(&mut self) -> Result<String> {
+        self.space();
         if self.rest().starts_with('"') {
             return self.quoted('"');
         }
@@ -146,6 +161,7 @@ impl<'a> Parser<'a> {
 
     /// A value; a regular expression may also stand between slashes or bars.
     fn value(&mut self, pattern: bool) -> Result<String> {
+        self.space();
         match self.rest().chars().next() {
             Some('"') => return self.quoted('"'),
             Some(mark @ ('/' | '|')) if pattern => return self.delimited(mark),
@@ -239,7 +255,7 @@ mod tests {
     fn filters_match_as_containerds_do() {
         for yes in [
             "", "name", "name==foo", "name!=bar", "name~=^fo+$", "name~=/^f/", "nothing!=x",
-            r#"labels."a.b/c"=="x,y""#, r#"name==foo,labels."a.b/c""#, r#"name=="f\x6f\u006f""#,
+            r#"labels."a.b/c"=="x,y""#, r#"name==foo, labels."a.b/c""#, r#"name=="f\x6f\u006f""#, "nothing==x, name==foo" , " name == foo , labels",
         ] {
             assert!(matches(yes), "{yes}");
         }
