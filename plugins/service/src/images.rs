@@ -74,8 +74,8 @@ impl wire::images_server::Images for Edge {
             let request = request.into_inner();
             let mut wanted = required("image", request.image)?;
             let fields = mask(request.update_mask);
-            if wanted.target.is_none() && !fields.is_all() {
-                // A change of labels alone names no target; the record's own takes the place.
+            if !fields.is_all() && wanted.target.as_ref().is_none_or(|t| t.digest.is_empty()) {
+                // A change of labels alone names no target; the record's own takes its place.
                 wanted.target = Some(descriptor::to_wire(&store.get(&cx, &wanted.name).await?.target));
             }
             let mut image = from_wire(wanted)?;
