@@ -149,7 +149,7 @@ mod tests {
         let options = Any { type_url: "containerd.runc.v1.Options".into(), value: vec![1, 2].into() };
         let params = BootstrapParams::parse_from_bytes(&params(&settings, "ns", "a", Some(&options))).unwrap();
         assert_eq!((params.instance_id.as_str(), params.namespace.as_str()), ("a", "ns"));
-        assert_eq!((params.containerd_ttrpc_address.as_str(), params.socket_dir()), ("/d.ttrpc", "/s"));
+        assert_eq!((params.containerd_ttrpc_address.as_str(), params.socket_dir.as_deref()), ("/d.ttrpc", Some("/s")));
         assert_eq!(params.extensions[0].value.type_url, "containerd.runc.v1.Options");
     }
 }

@@ -189,10 +189,15 @@ fn unmount(path: &Path) -> Result<()> {
     windlass_core::mount::unmount_recursive(path).map_err(|e| Error::from(e).context("unmount rootfs"))
 }
 
+/// The name of a directory while it is removed.
+pub fn hidden(path: &Path) -> PathBuf {
+    let name = path.file_name().expect("a bundle has a name").to_string_lossy();
+    path.with_file_name(format!(".{name}"))
+}
+
 /// Removes a directory under another name, so that a crash in between leaves nothing that looks whole.
 fn remove_dir(path: &Path) -> Result<()> {
-    let name = path.file_name().expect("a bundle has a name").to_string_lossy();
-    let hidden = path.with_file_name(format!(".{name}"));
+    let hidden = hidden(path);
     let renamed = match fs::rename(path, &hidden) {
         Err(e) if matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
             remove_tree(&hidden)?;

@@ -14,8 +14,9 @@ use windlass_core::event::Event;
 use windlass_core::task::Exit;
 use windlass_core::{Class, Context};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, hidden};
 use crate::error::{Error, Result};
+use crate::plugin::SOCKET_DIR;
 use crate::step;
 use crate::task::{KILLED, Task};
 use crate::tasks::Inner;
@@ -71,6 +72,18 @@ impl Inner {
             }
         };
         tokio::join!(shutdown, self.remove(&task.bundle));
+        self.remove_socket(task).await;
+    }
+
+    /// Removes the socket of a shim that has gone. It tries to itself, but without its bundle may not find it.
+    async fn remove_socket(&self, task: &Task) {
+        let Some(("unix", path)) = task.shim.endpoint.address.split_once("://") else { return };
+        let path = Path::new(path).to_owned();
+        let known = [self.launcher.settings.socket_dir.as_path(), Path::new(SOCKET_DIR)];
+        if path.parent().is_none_or(|dir| !known.contains(&dir)) || self.tasks.shares(task) {
+            return;
+        }
+        let _ = self.launcher.pool.end(move || Ok(rustix::fs::unlink(&path))).await;
     }
 
     /// Removes a bundle; what cannot be removed is left to the next start.
@@ -136,6 +149,7 @@ impl Inner {
             }
         };
         self.remove(&task.bundle).await;
+        self.remove_socket(task).await;
         // What the shim itself told is true; what its binary says is 137 at best.
         let mut exit = task.exit("").or(answered).unwrap_or_else(|| killed(task));
         if exit.pid == 0 {
@@ -178,6 +192,7 @@ impl Inner {
         } else {
             self.discard(&task.bundle, &task.binary).await;
         }
+        self.remove_socket(task).await;
         task.finish(killed(task));
     }
 
@@ -232,17 +247,19 @@ fn kill_processes(directory: &Path, binary: &Path) {
     use std::os::unix::ffi::OsStrExt;
     let Ok(binary) = binary.canonicalize() else { return };
     let Ok(entries) = std::fs::read_dir("/proc") else { return };
-    let is = |link: std::io::Result<std::path::PathBuf>, path: &Path| {
+    let hidden = hidden(directory);
+    let is = |link: std::io::Result<std::path::PathBuf>, paths: &[&Path]| {
         link.is_ok_and(|link| {
             let name = link.as_os_str().as_bytes();
-            name.strip_suffix(b" (deleted)").unwrap_or(name) == path.as_os_str().as_bytes()
+            let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
+            paths.iter().any(|path| path.as_os_str().as_bytes() == name)
         })
     };
     for entry in entries.flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
         let Some(pid) = pid else { continue };
-        if is(std::fs::read_link(entry.path().join("cwd")), directory)
-            && is(std::fs::read_link(entry.path().join("exe")), &binary)
+        if is(std::fs::read_link(entry.path().join("cwd")), &[directory, &hidden])
+            && is(std::fs::read_link(entry.path().join("exe")), &[&binary])
         {
             tracing::warn!(pid = pid.as_raw_nonzero().get(), "killing a shim that was given up");
             let _ = kill_process(pid, Signal::KILL);

@@ -35,7 +35,7 @@ mod tasks;
 pub use config::{Limits, Settings};
 pub use launch::Launcher;
 pub use plugin::Shims;
-pub use tasks::Manager;
+pub use tasks::{Manager, Place};
 
 /// A named step: a test may stop, fail or kill the process here.
 macro_rules! step {

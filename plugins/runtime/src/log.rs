@@ -1,40 +1,71 @@
 //! A shim's log: read from the fifo in its bundle and passed on to the daemon's, a bounded amount of it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
 
 /// Longest line that is passed on.
 const MAX_LINE: usize = 4096;
 /// Lines that are passed on in one [`WINDOW`]; the others are read, so that the shim never waits, and counted.
 const MAX_LINES: u32 = 200;
 const WINDOW: Duration = Duration::from_secs(5);
+/// How long a shim that was let go may still write.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
-/// Reads until it is aborted: the fifo has no end.
-pub fn follow(fifo: OwnedFd, namespace: String, id: String) -> std::io::Result<AbortHandle> {
+/// Keeps a log read; once it is dropped the log is read to its end, which is the shim's.
+pub struct Follower(#[expect(dead_code, reason = "its drop is the message")] oneshot::Sender<()>);
+
+/// Reads a log on the runtime.
+pub fn follow(fifo: OwnedFd, namespace: String, id: String) -> std::io::Result<Follower> {
     let pipe = pipe::Receiver::from_owned_fd(fifo)?;
-    Ok(tokio::spawn(copy(pipe, namespace, id)).abort_handle())
+    let (tx, rx) = oneshot::channel();
+    let log = Log { lines: Lines::default(), budget: Budget::new(), namespace, id };
+    tokio::spawn(log.read(pipe, rx));
+    Ok(Follower(tx))
 }
 
-async fn copy(mut pipe: pipe::Receiver, namespace: String, id: String) {
-    let mut lines = Lines::default();
-    let mut buffer = [0; 1024];
-    let mut budget = Budget::new();
-    while let Ok(n) = pipe.read(&mut buffer).await {
-        if n == 0 {
-            return;
+struct Log {
+    lines: Lines,
+    budget: Budget,
+    namespace: String,
+    id: String,
+}
+
+impl Log {
+    async fn read(mut self, mut pipe: pipe::Receiver, mut dropped: oneshot::Receiver<()>) {
+        // Open for writing too, the fifo has no end while shims come and go.
+        tokio::select! {
+            () = self.copy(&mut pipe) => return,
+            _ = &mut dropped => {}
         }
-        lines.push(&buffer[..n], |line| {
-            if let Some(dropped) = budget.take() {
-                if dropped > 0 {
-                    tracing::warn!(%namespace, %id, dropped, "the shim logged more than was passed on");
+        // Without a reader the shim's last words would kill it. Open for reading alone, the fifo ends with the shim.
+        let own = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+        let Ok(last) = rustix::fs::open(own, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) else {
+            return;
+        };
+        drop(pipe);
+        if let Ok(mut last) = pipe::Receiver::from_owned_fd(last) {
+            let _ = tokio::time::timeout(LAST_WORDS, self.copy(&mut last)).await;
+        }
+    }
+
+    async fn copy(&mut self, pipe: &mut pipe::Receiver) {
+        let mut buffer = [0; 1024];
+        while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
+            let Self { lines, budget, namespace, id } = self;
+            lines.push(&buffer[..n], |line| {
+                if let Some(dropped) = budget.take() {
+                    if dropped > 0 {
+                        tracing::warn!(%namespace, %id, dropped, "the shim logged more than was passed on");
+                    }
+                    pass_on(line, namespace, id);
                 }
-                pass_on(line, &namespace, &id);
-            }
-        });
+            });
+        }
     }
 }
 

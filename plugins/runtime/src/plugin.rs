@@ -14,13 +14,12 @@ use windlass_core::{Error, Result};
 
 use crate::config::{Limits, Settings};
 use crate::launch::Launcher;
-use crate::tasks::{Inner, Manager};
-use crate::{exits, task};
+use crate::tasks::{Manager, Place};
 
 /// Longest directory of sockets: a socket's name in it has 64 characters and a slash, and the kernel takes 107.
 const MAX_SOCKET_DIR: usize = 106 - 65;
 /// Where older shims put their sockets whatever they are told.
-const SOCKET_DIR: &str = "/run/containerd/s";
+pub const SOCKET_DIR: &str = "/run/containerd/s";
 
 /// The kind of the shim manager.
 pub struct Shims;
@@ -136,20 +135,15 @@ impl Plugin for TaskPlugin {
             rustix::fs::chmod(dir, rustix::fs::Mode::from_raw_mode(0o711))
                 .map_err(|e| Error::io(format!("change mode of {}", dir.display()), e.into()))?;
         }
-        let manager = Arc::new(Inner {
+        let place = Place {
             launcher: ctx.get::<Shims>("manager")?,
             exchange: ctx.single::<Event>()?,
             sandboxes: ctx.single::<Metadata>().ok().map(|database| database.sandboxes()),
             state,
             root,
-            tasks: task::Table::default(),
-        });
-        let runtime = tokio::runtime::Handle::current();
-        runtime.block_on(async {
-            exits::follow(&manager);
-            manager.restore().await
-        })?;
-        Ok(Arc::new(Manager(manager)))
+        };
+        let manager = tokio::runtime::Handle::current().block_on(Manager::start(place))?;
+        Ok(Arc::new(manager))
     }
 
     fn check(config: &Table) -> Result<Vec<String>> {

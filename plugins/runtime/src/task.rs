@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 use windlass_core::task::Exit;
 
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
+use crate::log::Follower;
 use crate::shim::Shim;
 
 /// Exits of execs that are remembered for one task; a waiter that asks for a forgotten one asks the shim.
@@ -24,7 +24,7 @@ pub struct Task {
     pub binary: PathBuf,
     pub shim: Shim,
     /// Reads the shim's log.
-    log: Mutex<Option<AbortHandle>>,
+    log: Mutex<Option<Follower>>,
     pid: AtomicU32,
     /// Whether others can see the task. Until then its end is the business of who creates it.
     pub live: AtomicBool,
@@ -54,7 +54,7 @@ pub enum Phase {
 }
 
 impl Task {
-    pub fn new(bundle: Bundle, binary: PathBuf, shim: Shim, log: Option<AbortHandle>) -> Self {
+    pub fn new(bundle: Bundle, binary: PathBuf, shim: Shim, log: Option<Follower>) -> Self {
         Self {
             bundle,
             binary,
@@ -148,9 +148,7 @@ impl Task {
     }
 
     pub fn stop_log(&self) {
-        if let Some(log) = self.log.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            log.abort();
-        }
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

@@ -21,7 +21,7 @@ use crate::Launcher;
 use crate::config::Limits;
 use crate::create::{any_field, gone};
 use crate::error::Error;
-use crate::step;
+use crate::{exits, step};
 use crate::task::{KILLED, Phase, Table, Task};
 
 /// States that are asked for at the same time.
@@ -66,7 +66,27 @@ macro_rules! request {
     }};
 }
 
+/// Where a manager lives and whom it tells.
+pub struct Place {
+    pub launcher: Arc<Launcher>,
+    pub exchange: Arc<dyn Exchange>,
+    pub sandboxes: Option<Arc<dyn sandbox::Store>>,
+    /// Bundles: gone after a reboot.
+    pub state: PathBuf,
+    /// Work directories: kept.
+    pub root: PathBuf,
+}
+
 impl Manager {
+    /// Takes on what runs already.
+    pub async fn start(place: Place) -> Result<Self> {
+        let Place { launcher, exchange, sandboxes, state, root } = place;
+        let inner = Arc::new(Inner { launcher, exchange, sandboxes, state, root, tasks: Table::default() });
+        exits::follow(&inner);
+        inner.restore().await?;
+        Ok(Self(inner))
+    }
+
     /// A call that changes something, without an answer worth reading.
     async fn change(
         &self,
