@@ -205,12 +205,13 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
         cgroup.create()?;
     }
     cgroup.set(&spec.linux.resources, true)?;
+    // While the child is still root: another user's limits need CAP_SYS_RESOURCE, which a host may lack.
+    scheduling::set_rlimits(pid, &process.rlimits)?;
     order_grouped(&channel, &cgroup.entries()?)?;
     if let Some(score) = process.oom_score_adj {
         warnings.extend(hooks::set_oom_score(pid, score, options.oom_score == OomScore::Clamp)?);
     }
     let master = wait_until_ready(&spec, &options, filter.as_ref(), &channel, pid)?;
-    scheduling::set_rlimits(pid, &process.rlimits)?;
     let terminal = hand_out(master, &mut options.stdio)?;
     let state = State {
         version: State::VERSION,

@@ -65,13 +65,14 @@ pub fn exec(container: &mut Container, mut options: ExecOptions<'_>) -> Result<C
     };
     drop(theirs);
     let mut undo = Undo(Some(pidfd));
+    // While the child is still root, as at creation.
+    let limits = if process.rlimits.is_empty() { &blueprint.rlimits } else { &process.rlimits };
+    scheduling::set_rlimits(pid, limits)?;
     order_grouped(&channel, &cgroup.entries()?)?;
     if let Some(score) = process.oom_score_adj {
         warnings.extend(set_oom_score(pid, score, options.oom_score == OomScore::Clamp)?);
     }
     let master = follow(container, &channel, true)?;
-    let limits = if process.rlimits.is_empty() { &blueprint.rlimits } else { &process.rlimits };
-    scheduling::set_rlimits(pid, limits)?;
     order(&channel, Order::Start)?;
     follow(container, &channel, false)?;
     let terminal = hand_out(master, &mut options.stdio)?;
