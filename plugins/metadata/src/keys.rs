@@ -1,8 +1,8 @@
 //! Keys of records: `v1`, namespace, object, names.
 //!
-//! Each part ends with a zero byte; a zero byte inside a part is followed by 0xff, which no UTF-8 text holds. So keys
-//! sort by their parts, a list of parts is a prefix of exactly those keys that begin with them, and no name, whatever
-//! it is made of, can be read as two parts or as another's.
+//! Each part ends with a zero byte; inside a part the bytes 0 and 1 are written 1 1 and 1 2. So keys sort by their
+//! parts, a list of parts is a prefix of exactly those keys that begin with them, and no name, whatever it is made of,
+//! can be read as two parts or as another's.
 
 /// The objects of a namespace, as they stand in keys.
 pub(crate) mod object {
@@ -35,9 +35,11 @@ pub(crate) fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
     let mut key = Vec::with_capacity(64);
     for part in parts {
         for byte in part.bytes() {
-            key.push(byte);
-            if byte == 0 {
-                key.push(0xff);
+            if byte <= 1 {
+                key.push(1);
+                key.push(byte + 1);
+            } else {
+                key.push(byte);
             }
         }
         key.push(0);
@@ -49,17 +51,18 @@ pub(crate) fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
 pub(crate) fn parts(key: &[u8]) -> Vec<String> {
     let mut parts = Vec::with_capacity(5);
     let mut part = Vec::new();
-    let mut bytes = key.iter().copied().peekable();
+    let mut bytes = key.iter().copied();
     while let Some(byte) = bytes.next() {
-        if byte != 0 {
-            part.push(byte);
-        } else if bytes.next_if_eq(&0xff).is_some() {
-            part.push(0);
-        } else {
-            match String::from_utf8(std::mem::take(&mut part)) {
+        match byte {
+            0 => match String::from_utf8(std::mem::take(&mut part)) {
                 Ok(text) => parts.push(text),
                 Err(_) => return Vec::new(),
-            }
+            },
+            1 => match bytes.next() {
+                Some(escaped @ 1..=2) => part.push(escaped - 1),
+                _ => return Vec::new(),
+            },
+            byte => part.push(byte),
         }
     }
     if part.is_empty() { parts } else { Vec::new() }
@@ -146,11 +149,11 @@ mod tests {
 
     #[test]
     fn keys_go_there_and_back() {
-        for names in [vec!["a", "b"], vec!["", ""], vec!["a\0b", "\0"], vec!["é/ü", "a/b\0\0c"], vec![]] {
+        for names in [vec!["a", "b"], vec!["", ""], vec!["a\0b", "\0"], vec!["é/ü", "\u{1}a/b\0\0c\u{1}"], vec![]] {
             assert_eq!(parts(&key(names.iter().copied())), names);
         }
         assert!(parts(b"unfinished").is_empty());
-        assert!(parts(b"\xfe\0").is_empty());
+        assert!(parts(b"\xfe\0").is_empty() && parts(b"\x01").is_empty() && parts(b"\x01\x07\0").is_empty());
     }
 
     #[test]
@@ -160,6 +163,6 @@ mod tests {
         assert!(!one("n\0images", "x", "y").starts_with(&all));
         assert!(!one("n", "images\0", "y").starts_with(&all));
         assert!(!children("n", "s", "p\0q").starts_with(&children("n", "s", "p")));
-        assert!(key(["a"]) < key(["a\0"]) && key(["a\0"]) < key(["a!"]) && key(["a!"]) < key(["b"]));
+        assert!(key(["a"]) < key(["a\0"]) && key(["a\0"]) < key(["a\u{1}"]) && key(["a\u{1}"]) < key(["a!"]) && key(["a!"]) < key(["b"]));
     }
 }

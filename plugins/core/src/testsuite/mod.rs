@@ -2,4 +2,9 @@
 //! where the contract is broken. One module per noun.
 #![allow(clippy::unwrap_used)]
 
+pub mod container;
+pub mod image;
+pub mod lease;
 pub mod metastore;
+pub mod namespace;
+pub mod sandbox;
