@@ -16,7 +16,7 @@ pub const LEASE: &str = "containerd-lease";
 pub fn context(namespace: Option<&str>, lease: Option<&str>) -> Result<Context> {
     let namespace = match namespace {
         Some(namespace) if !namespace.is_empty() => namespace,
-        _ => return Err(Error::precondition("namespace is required")),
+        _ => return Err(Error::precondition("namespace is required: failed precondition")),
     };
     validate::identifier("namespace", namespace).map_err(|e| e.context("namespace validation"))?;
     let cx = Context::new(namespace);

@@ -21,7 +21,7 @@ const WORKERS: (usize, usize) = (2, 4);
 /// Threads of that pool at most, and how long one without work stays.
 const MAX_BLOCKING: usize = 256;
 const IDLE: Duration = Duration::from_secs(3);
-/// Memory that a burst of work has freed goes back to the kernel at this rate.
+/// How often memory that work has freed goes back to the kernel.
 const TRIM: Duration = Duration::from_secs(20);
 
 /// Runs the daemon to its end.
@@ -110,8 +110,9 @@ async fn serve(settings: Settings, registrations: Vec<&'static Registration>, be
     let ended = CancellationToken::new();
     endpoints(&settings, &graph, metrics, begun, &ended).await?;
     tokio::spawn(systemd::watchdog());
-    tokio::spawn(trim(ended.clone()));
+    tokio::spawn(trim(server.clone(), ended.clone()));
     process::trim_memory();
+    process::forget_code();
     systemd::ready();
     tracing::info!(address = %settings.grpc.path.display(), elapsed = ?begun.elapsed(), "serving");
     loop {
@@ -164,7 +165,7 @@ fn routes(graph: &Graph) -> tonic::service::Routes {
         names.extend(service.names().into_iter().map(str::to_owned));
         service.add(&mut routes);
     }
-    Reflection::new(names, &[]).add(&mut routes);
+    Reflection::new(names, &[tonic_health::pb::FILE_DESCRIPTOR_SET]).add(&mut routes);
     routes.routes()
 }
 
@@ -223,15 +224,29 @@ fn state(graph: &Graph, begun: Instant) -> serde_json::Value {
     })
 }
 
-/// Gives memory back every now and then; that takes well under a millisecond where there is none.
-async fn trim(ended: CancellationToken) {
+/// Gives memory back after work, and lets go of code when work has come to rest.
+async fn trim(server: grpc::Server, ended: CancellationToken) {
     let mut ticks = tokio::time::interval(TRIM);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut before, mut at_rest) = (server.calls(), false);
     loop {
         tokio::select! {
-            _ = ticks.tick() => drop(tokio::task::spawn_blocking(process::trim_memory).await),
+            _ = ticks.tick() => {}
             () = ended.cancelled() => return,
         }
+        let calls = server.calls();
+        let resting = calls == std::mem::replace(&mut before, calls);
+        if resting && at_rest {
+            continue;
+        }
+        at_rest = resting;
+        let trimmed = tokio::task::spawn_blocking(move || {
+            process::trim_memory();
+            if resting {
+                process::forget_code();
+            }
+        });
+        drop(trimmed.await);
     }
 }
 

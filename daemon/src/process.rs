@@ -32,6 +32,30 @@ pub fn trim_memory() {
     }
 }
 
+/// Lets go of the code that only the start needed. Code pages are files' pages: the kernel keeps them as long as it has room
+/// and maps those that run again, a few at a time.
+pub fn forget_code() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for line in maps.lines() {
+        let mut fields = line.split_whitespace();
+        let (Some(range), Some(mode), Some(offset)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let of_a_file = fields.nth(2).is_some_and(|path| path.starts_with('/'));
+        let bounds = range.split_once('-').and_then(|(from, to)| {
+            Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
+        });
+        // Code, and the constants that a program's file begins with; nothing that the loader may have written to.
+        let clean = mode == "r-xp" || (mode == "r--p" && offset == "00000000");
+        if clean
+            && of_a_file
+            && let Some((from, to)) = bounds
+        {
+            // SAFETY: the range is a mapping of a file that nobody writes to, so every page of it can be had again from the
+            // file; a thread that runs in it takes a fault and goes on.
+            unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED) };
+        }
+    }
+}
+
 /// Sets `TMPDIR` for this process and its children. Before any thread is started.
 pub fn set_temp(settings: &Settings) {
     if !settings.temp.as_os_str().is_empty() {

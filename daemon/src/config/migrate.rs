@@ -47,6 +47,8 @@ pub fn migrate(document: &mut Document) {
         split_cri(document);
         move_listeners(document);
     }
+    // One plugin here, two there: the keys are taken under both names.
+    document.rename(&["plugins", "io.containerd.service.v1.diff-service"], &["plugins", "io.containerd.grpc.v1.diff"]);
     document.table.insert("version".into(), toml::Value::Integer(VERSION));
 }
 

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -50,12 +51,18 @@ pub struct Server {
     /// Set when those who are still there are cut off.
     pub cut: CancellationToken,
     pub connections: TaskTracker,
+    begun: Arc<AtomicU64>,
 }
 
 impl Server {
     pub fn new(routes: Routes, metrics: Option<Arc<Metrics>>) -> Self {
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
-        Self { routes: routes.prepare(), metrics, stop, cut, connections: TaskTracker::new() }
+        Self { routes: routes.prepare(), metrics, stop, cut, connections: TaskTracker::new(), begun: Arc::default() }
+    }
+
+    /// Calls begun since the start.
+    pub fn calls(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Serves a unix socket until the daemon stops.
@@ -176,6 +183,7 @@ impl hyper::service::Service<Request<Incoming>> for Session {
             Peer::Unix(info) => request.extensions_mut().insert(info.clone()).map(drop),
             Peer::Tcp(info) => request.extensions_mut().insert(info.clone()).map(drop),
         };
+        self.server.begun.fetch_add(1, Ordering::Relaxed);
         let mut call = Call::begin(request.uri().path(), request.headers(), self.server.metrics.clone());
         let mut routes = self.server.routes.clone();
         let stop = self.server.stop.clone();

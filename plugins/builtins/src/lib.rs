@@ -23,7 +23,39 @@ mod tests {
     use windlass_core::registry::{Graph, Registration};
 
     /// Every plugin of a full build, by URI.
-    const PLUGINS: &[&str] = &[];
+    const PLUGINS: &[&str] = &[
+        "io.containerd.content.v1.content",
+        "io.containerd.differ.v1.walking",
+        "io.containerd.event.v1.exchange",
+        "io.containerd.gc.v1.scheduler",
+        "io.containerd.grpc.v1.containers",
+        "io.containerd.grpc.v1.content",
+        "io.containerd.grpc.v1.diff",
+        "io.containerd.grpc.v1.events",
+        "io.containerd.grpc.v1.healthcheck",
+        "io.containerd.grpc.v1.images",
+        "io.containerd.grpc.v1.introspection",
+        "io.containerd.grpc.v1.leases",
+        "io.containerd.grpc.v1.mounts",
+        "io.containerd.grpc.v1.namespaces",
+        "io.containerd.grpc.v1.sandbox-controllers",
+        "io.containerd.grpc.v1.sandboxes",
+        "io.containerd.grpc.v1.snapshots",
+        "io.containerd.grpc.v1.streaming",
+        "io.containerd.grpc.v1.tasks",
+        "io.containerd.grpc.v1.transfer",
+        "io.containerd.grpc.v1.version",
+        "io.containerd.lease.v1.manager",
+        "io.containerd.metadata.v1.bolt",
+        "io.containerd.runtime.v2.task",
+        "io.containerd.shim.v1.manager",
+        "io.containerd.snapshotter.v1.native",
+        "io.containerd.snapshotter.v1.overlayfs",
+        "io.containerd.streaming.v1.manager",
+        "io.containerd.transfer.v1.local",
+        "io.containerd.ttrpc.v1.events",
+        "io.windlass.metastore.v1.default",
+    ];
 
     #[test]
     fn the_list_is_what_is_linked() {

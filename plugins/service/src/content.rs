@@ -1,6 +1,7 @@
 //! `containerd.services.content.v1.Content`
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -13,10 +14,14 @@ use windlass_api::status;
 use windlass_core::content::{Blob, Info, Status, Store, Writer, WriterOptions};
 use windlass_core::{Context, Digest, Error, Result, kinds};
 
-use crate::edge::{Answer, Stream, answer, context, database, filters, finish, mask, required, serve, stream};
+use crate::edge::{Answer, Stream, answer, context, database, detach, filters, finish, mask, required, serve, stream};
 
-/// Bytes in one message of a read.
+/// Bytes in one message of a read, and where many read at a time: each holds a message that its reader may never take.
 const PIECE: usize = 1 << 20;
+const SMALL_PIECE: usize = 64 << 10;
+/// Reads at a time that get large messages, and at all.
+const FEW_READS: usize = 32;
+const MOST_READS: usize = 1024;
 /// Infos in one message of a list.
 const PAGE: usize = 100;
 
@@ -63,19 +68,49 @@ fn status_to_wire(status: Status) -> wire::Status {
     }
 }
 
+/// One read under way.
+struct Turn;
+
+static READS: AtomicUsize = AtomicUsize::new(0);
+
+impl Turn {
+    fn take() -> Result<Self> {
+        let turn = Self;
+        if READS.fetch_add(1, Ordering::Relaxed) >= MOST_READS {
+            return Err(Error::exhausted(format!("{MOST_READS} reads of content are under way; try again later")));
+        }
+        Ok(turn)
+    }
+
+    fn piece(&self) -> u64 {
+        if READS.load(Ordering::Relaxed) > FEW_READS { SMALL_PIECE as u64 } else { PIECE as u64 }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        READS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Pieces of a blob from `offset`, `left` bytes of it.
-fn pieces(blob: Arc<dyn Blob>, offset: u64, left: u64) -> impl futures::Stream<Item = Result<wire::ReadContentResponse>> {
-    futures::stream::try_unfold((blob, offset, left), |(blob, offset, left)| async move {
+fn pieces(
+    blob: Arc<dyn Blob>,
+    offset: u64,
+    left: u64,
+    turn: Turn,
+) -> impl futures::Stream<Item = Result<wire::ReadContentResponse>> {
+    futures::stream::try_unfold((blob, offset, left, turn), |(blob, offset, left, turn)| async move {
         if left == 0 {
             return Ok(None);
         }
-        let data: Bytes = blob.read_at(offset, left.min(PIECE as u64) as usize).await?;
+        let data: Bytes = blob.read_at(offset, left.min(turn.piece()) as usize).await?;
         if data.is_empty() {
             return Err(Error::data_loss(format!("content ends at {offset}, {left} bytes early")));
         }
         let read = data.len() as u64;
         let message = wire::ReadContentResponse { offset: signed(offset), data };
-        Ok(Some((message, (blob, offset + read, left - read))))
+        Ok(Some((message, (blob, offset + read, left - read, turn))))
     })
 }
 
@@ -137,7 +172,7 @@ impl wire::content_server::Content for Edge {
                 return Err(Error::out_of_range(format!("read past object length {size} bytes")));
             }
             let wanted = u64::try_from(request.size).ok().filter(|n| *n > 0).unwrap_or(u64::MAX);
-            Ok(pieces(blob, offset, wanted.min(size - offset)))
+            Ok(pieces(blob, offset, wanted.min(size - offset), Turn::take()?))
         };
         stream(opened.await.map_err(status::grpc)?)
     }
@@ -168,7 +203,7 @@ impl wire::content_server::Content for Edge {
         let (sender, answers) = mpsc::channel(2);
         let store = self.store.clone();
         // A task of its own: a commit that has begun is finished also where the client has gone.
-        tokio::spawn(async move {
+        detach(async move {
             let mut session = Session { cx, store, writer: None, total: 0, expected: None };
             loop {
                 let request = match requests.message().await {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tonic::Request;
 use windlass_api::convert::{any, descriptor, mount, time};
 use windlass_api::services::diff as wire;
@@ -12,8 +12,8 @@ use windlass_core::{Class, Descriptor, Error, Result, kinds};
 
 use crate::edge::{Answer, context, finish, serve};
 
-/// Keys of containerd's `io.containerd.service.v1.diff-service`.
-#[derive(Deserialize)]
+/// Keys of containerd's `io.containerd.service.v1.diff-service`; under that name they are taken too.
+#[derive(Deserialize, Serialize)]
 #[serde(default)]
 struct Config {
     /// Ids of differs in the order in which they are asked.
@@ -100,4 +100,4 @@ serve!(Diff, "diff", wire::diff_server::DiffServer, [kinds::Differ], |ctx| {
     let config: Config = ctx.config()?;
     let differs: Result<Vec<_>> = config.default.iter().map(|id| ctx.get::<kinds::Differ>(id)).collect();
     Ok(Edge { differs: differs?.into(), sync: config.sync_fs })
-});
+}, Config);

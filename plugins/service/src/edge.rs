@@ -1,7 +1,10 @@
 //! What every edge shares: the caller's context, work that outlives its caller, a service as a plugin.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
 
 use tonic::{Request, Response, Status};
 use windlass_api::kinds::GrpcService;
@@ -24,9 +27,29 @@ pub fn answer<T>(result: Result<T>) -> Answer<T> {
     result.map(Response::new).map_err(status::grpc)
 }
 
+/// Longest wait for mutations that are under way when the daemon stops.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Mutations under way.
+static WORK: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
+
+/// Runs something to its end whatever becomes of the client; the daemon waits for it when it stops.
+pub fn detach(work: impl Future<Output = ()> + Send + 'static) {
+    WORK.spawn(work);
+}
+
+/// Waits for what is detached. Blocks; called when no more calls come in.
+pub fn settle() {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    WORK.close();
+    if runtime.block_on(tokio::time::timeout(PATIENCE, WORK.wait())).is_err() {
+        tracing::warn!(calls = WORK.len(), "calls that change something are still under way; they are given up");
+    }
+}
+
 /// Runs a mutation in a task of its own: it is finished or rolled back even where the client has gone.
 pub async fn finish<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Answer<T> {
-    match tokio::spawn(work).await {
+    match WORK.spawn(work).await {
         Ok(result) => answer(result),
         Err(error) => answer(Err(Error::internal("the request's task ended early").with_source(error))),
     }
@@ -85,10 +108,22 @@ where
     }
 }
 
-/// Declares the plugin of one gRPC service: `serve!(Plugin, "id", Server, requires, |ctx| edge)`. Message limits are
-/// containerd's, both ways.
+/// Checks a plugin's table against its type; answers keys that mean nothing.
+pub fn check<C: serde::de::DeserializeOwned + serde::Serialize + Default>(config: &toml::Table) -> Result<Vec<String>> {
+    C::deserialize(toml::Value::Table(config.clone()))
+        .map_err(|source| Error::invalid("wrong value").with_source(source))?;
+    Ok(windlass_core::registry::unknown_keys(config, &defaults::<C>()))
+}
+
+/// A configuration's defaults as a table.
+pub fn defaults<C: serde::Serialize + Default>() -> toml::Table {
+    toml::Table::try_from(C::default()).expect("a configuration is a table")
+}
+
+/// Declares the plugin of one gRPC service: `serve!(Plugin, "id", Server, requires, |ctx| edge)`, with its configuration's
+/// type at the end where it has one. Message limits are containerd's, both ways.
 macro_rules! serve {
-    ($plugin:ident, $id:literal, $server:path, [$($requires:ty),*], $make:expr) => {
+    ($plugin:ident, $id:literal, $server:path, [$($requires:ty),*], $make:expr $(, $config:ty)?) => {
         struct $plugin;
         impl windlass_core::registry::Plugin for $plugin {
             type Kind = windlass_api::kinds::GrpcKind;
@@ -104,6 +139,17 @@ macro_rules! serve {
                     .max_encoding_message_size(windlass_api::connect::MAX_MESSAGE);
                 Ok(std::sync::Arc::new($crate::edge::Served { server }))
             }
+            fn close(_: &(dyn windlass_api::kinds::GrpcService + 'static)) {
+                $crate::edge::settle();
+            }
+            $(
+                fn check(config: &toml::Table) -> windlass_core::Result<Vec<String>> {
+                    $crate::edge::check::<$config>(config)
+                }
+                fn defaults() -> toml::Table {
+                    $crate::edge::defaults::<$config>()
+                }
+            )?
         }
         inventory::submit! { windlass_core::registry::Registration::of::<$plugin>() }
     };

@@ -8,6 +8,7 @@ mod content;
 mod diff;
 mod edge;
 mod events;
+mod health;
 mod images;
 mod introspection;
 mod leases;

@@ -21,6 +21,9 @@ use crate::edge::{Answer, answer, context, database, filters, finish, required, 
 /// Tasks that are asked for their metrics at a time.
 const AT_ONCE: usize = 16;
 
+/// Annotation of a checkpoint's descriptor: the directory of the dump.
+const RESTORE_FROM_PATH: &str = "RestoreFromPath";
+
 struct Edge {
     tasks: Arc<dyn Tasks>,
     containers: Arc<dyn container::Store>,
@@ -61,7 +64,14 @@ async fn create(
     let id = request.container_id;
     let record = containers.get(&cx, &id).await?;
     let options = runc_options(request.options.as_ref())?;
+    let mut checkpoint = options.criu_image_path;
     let restore = match &request.checkpoint {
+        // A dump that is a directory already: its maker says so.
+        Some(descriptor) if descriptor.annotations.contains_key(RESTORE_FROM_PATH) => {
+            checkpoint = descriptor.annotations[RESTORE_FROM_PATH].clone();
+            None
+        }
+        Some(_) if !checkpoint.is_empty() => None,
         Some(descriptor) => Some(checkpoints.unpack(&cx, descriptor).await?),
         None => None,
     };
@@ -80,7 +90,7 @@ async fn create(
                 runtime,
                 rootfs: request.rootfs.into_iter().map(mount::from_wire).collect(),
                 io: wire::io(request.stdin, request.stdout, request.stderr, request.terminal),
-                checkpoint: restore.as_ref().map_or(options.criu_image_path, |r| r.path()),
+                checkpoint: restore.as_ref().map_or(checkpoint, |r| r.path()),
                 options: request.options.map(any::from_wire),
                 sandbox_id: record.sandbox_id,
                 address,
