@@ -20,6 +20,7 @@ use crate::reaper::Reaper;
 use crate::runtime::Runtime;
 use crate::serve;
 use crate::signal::Signals;
+use crate::socket;
 use crate::time::timestamp;
 
 const KILLED: u32 = 128 + libc::SIGKILL as u32;
@@ -32,6 +33,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if let Err(error) = mount::unmount_all(&bundle.join("rootfs")) {
         eprintln!("clean up rootfs mount: {error}");
+    }
+    // The socket is named by the group, so it may be another living shim's.
+    if let Ok(address) = fs::read_to_string(bundle.join("address"))
+        && let Some(path) = address.strip_prefix("unix://")
+    {
+        socket::remove_stale(Path::new(path));
     }
     let pid = fs::read_to_string(bundle.join("init.pid")).ok().and_then(|text| text.trim().parse().ok());
     let mut response = DeleteResponse::new();

@@ -82,6 +82,14 @@ pub fn bind(path: &Path) -> Result<Bound> {
     listen(path).map(Bound::New).at("bind", path)
 }
 
+/// Removes a socket that nobody listens on.
+pub fn remove_stale(path: &Path) {
+    if !alive(path) {
+        // It is not there if the shim removed it itself.
+        let _ = fs::remove_file(path);
+    }
+}
+
 fn listen(path: &Path) -> io::Result<OwnedFd> {
     let fd = rustix::net::socket_with(
         AddressFamily::UNIX,

@@ -45,48 +45,58 @@ fn mount_one(mount: &Mount, rootfs: &Path) -> Result<()> {
     if let Some(unsupported) = options.unsupported {
         return Err(Error::unimplemented(format!("mount option {unsupported} of {}", mount.source)));
     }
-    // Held open until the end: the path below names the descriptor.
-    let (_root, target) = match mount.target.trim_matches('/') {
-        "" => (None, rootfs.to_owned()),
-        below => {
-            let fd = inside(rootfs, below)?;
-            let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-            (Some(fd), path)
-        }
-    };
+    let below = mount.target.trim_matches('/');
+    let at = Place::find(rootfs, below)?;
     match mount.kind.as_str() {
-        "overlay" => overlay::mount(&options, &target)?,
-        _ => plain(&mount.kind, &mount.source, &options, &target)
-            .map_err(io::Error::from)
-            .map_err(|source| failed(mount, rootfs, source))?,
+        "overlay" => overlay::mount(&options, &at.path)?,
+        _ => plain(mount, &options, &at.path).map_err(|errno| failed(mount, rootfs, errno))?,
+    }
+    // A place found before the mount is what the mount now covers.
+    let at = Place::find(rootfs, below)?;
+    // A bind ignores all other flags; they take a second call.
+    if options.bind && !options.flags.is_empty() {
+        rustix::mount::mount_remount(&at.path, MountFlags::BIND | options.flags, c"")
+            .map_err(|errno| failed(mount, rootfs, errno))?;
     }
     for propagation in &options.propagation {
-        rustix::mount::mount_change(&target, *propagation).at("set propagation of", &target)?;
+        rustix::mount::mount_change(&at.path, *propagation).map_err(|errno| failed(mount, rootfs, errno))?;
     }
     Ok(())
 }
 
-fn failed(mount: &Mount, rootfs: &Path, source: io::Error) -> Error {
-    let path = format!("{} of type {} at {}", mount.source, mount.kind, rootfs.join(&mount.target).display());
-    Error::Path { op: "mount", path: path.into(), source }
+/// Where a mount goes: the root file system itself, or a directory in it.
+struct Place {
+    path: PathBuf,
+    /// Held because the path names the descriptor.
+    _dir: Option<rustix::fd::OwnedFd>,
 }
 
-fn plain(kind: &str, source: &str, options: &Options, target: &Path) -> rustix::io::Result<()> {
-    if !options.bind {
-        let data = options.data.join(",");
-        let data = std::ffi::CString::new(data).map_err(|_| rustix::io::Errno::INVAL)?;
-        return rustix::mount::mount(source, target, kind, options.flags, data.as_c_str());
+impl Place {
+    fn find(rootfs: &Path, below: &str) -> Result<Place> {
+        if below.is_empty() {
+            return Ok(Place { path: rootfs.to_owned(), _dir: None });
+        }
+        let dir = inside(rootfs, below)?;
+        Ok(Place { path: format!("/proc/self/fd/{}", dir.as_raw_fd()).into(), _dir: Some(dir) })
     }
+}
+
+fn failed(mount: &Mount, rootfs: &Path, errno: rustix::io::Errno) -> Error {
+    let at = rootfs.join(mount.target.trim_matches('/'));
+    let path = format!("{} of type {} at {}", mount.source, mount.kind, at.display());
+    Error::Path { op: "mount", path: path.into(), source: errno.into() }
+}
+
+fn plain(mount: &Mount, options: &Options, target: &Path) -> rustix::io::Result<()> {
+    let source = mount.source.as_str();
     if options.recursive {
-        rustix::mount::mount_bind_recursive(source, target)?;
-    } else {
-        rustix::mount::mount_bind(source, target)?;
+        return rustix::mount::mount_bind_recursive(source, target);
     }
-    // A bind ignores all other flags; they take a second call.
-    if !options.flags.is_empty() {
-        rustix::mount::mount_remount(target, MountFlags::BIND | options.flags, c"")?;
+    if options.bind {
+        return rustix::mount::mount_bind(source, target);
     }
-    Ok(())
+    let data = std::ffi::CString::new(options.data.join(",")).map_err(|_| rustix::io::Errno::INVAL)?;
+    rustix::mount::mount(source, target, mount.kind.as_str(), options.flags, data.as_c_str())
 }
 
 /// A directory below `root`, whatever links stand on the way.
