@@ -4,6 +4,7 @@
 //! ring of buffers. Nothing is kept in memory that grows with a layer, but for the names of its directories (bounded).
 
 mod apply;
+mod compare;
 mod decompress;
 mod differ;
 mod error;

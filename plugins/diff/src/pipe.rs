@@ -1,6 +1,6 @@
 //! A bounded pipe between two threads that moves buffers instead of copying bytes.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Read, Write};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use windlass_core::Digest;
@@ -20,7 +20,7 @@ pub fn pipe() -> (Writer, Reader) {
         let _ = back.send(Vec::new());
     }
     (
-        Writer { full, returned },
+        Writer { full, returned, buffer: None },
         Reader { filled, back, buffer: Vec::new(), at: 0, hasher: Hasher::new(None), size: 0, ended: false },
     )
 }
@@ -28,9 +28,48 @@ pub fn pipe() -> (Writer, Reader) {
 pub struct Writer {
     full: SyncSender<Vec<u8>>,
     returned: Receiver<Vec<u8>>,
+    /// Partly filled, for [`Write`].
+    buffer: Option<Vec<u8>>,
+}
+
+impl Write for Writer {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let mut buffer = match self.buffer.take() {
+            Some(buffer) => buffer,
+            None => {
+                let mut buffer = self.returned.recv().map_err(|_| gone())?;
+                buffer.clear();
+                buffer.reserve(BUFFER);
+                buffer
+            }
+        };
+        let len = data.len().min(BUFFER - buffer.len());
+        buffer.extend_from_slice(&data[..len]);
+        if buffer.len() == BUFFER {
+            self.full.send(buffer).map_err(|_| gone())?;
+        } else {
+            self.buffer = Some(buffer);
+        }
+        Ok(len)
+    }
+
+    /// Nothing goes on its way before a buffer is full.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Writer {
+    /// Says that all was written, for those who use [`Write`].
+    pub fn finish(mut self) -> io::Result<()> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        if let Some(last) = self.buffer.take().filter(|b| !b.is_empty()) {
+            self.full.send(last).map_err(gone)?;
+        }
+        self.full.send(Vec::new()).map_err(gone)
+    }
+
     /// Moves everything from `source` into the pipe. Ends early, without an error, where the reader has gone.
     pub fn send(self, source: &mut dyn Read) -> io::Result<()> {
         loop {
@@ -133,6 +172,21 @@ mod tests {
             assert_eq!(first, data[..1000]);
             let applied = reader.finish().unwrap();
             assert_eq!(applied, Applied { diff_id: Digest::of(&data), size: data.len() as u64 });
+        });
+    }
+
+    #[test]
+    fn small_writes_are_gathered() {
+        let (mut writer, reader) = pipe();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for n in 0..100_000u32 {
+                    writer.write_all(&n.to_le_bytes()).unwrap();
+                }
+                writer.finish().unwrap();
+            });
+            let want: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+            assert_eq!(reader.finish().unwrap(), Applied { diff_id: Digest::of(&want), size: 400_000 });
         });
     }
 

@@ -18,7 +18,7 @@ pub fn path_of(directory: BorrowedFd<'_>, name: &[u8]) -> CString {
 
 /// Names of all attributes of the entry at `path`, itself not followed.
 pub fn list(path: &CStr) -> rustix::io::Result<Vec<CString>> {
-    match rustix::fs::llistxattr(path, &mut [0u8; 0][..]) {
+    match rustix::fs::llistxattr_query(path) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Ok(_) => {}
         Err(e) => return Err(e),

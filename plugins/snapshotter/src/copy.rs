@@ -185,7 +185,7 @@ fn name_of(directory: BorrowedFd<'_>, name: &CStr) -> CString {
 }
 
 fn attributes(from: &CStr, to: &CStr) -> io::Result<()> {
-    let size = match rustix::fs::llistxattr(from, &mut [0u8; 0][..]) {
+    let size = match rustix::fs::llistxattr_query(from) {
         Ok(size) => size,
         Err(Errno::OPNOTSUPP) => return Ok(()),
         Err(e) => return Err(e.into()),

@@ -46,10 +46,6 @@ impl Dirs {
         Self { root, open: HashMap::new(), made: Vec::new() }
     }
 
-    pub fn root(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
-    }
-
     /// Forgets all: something was removed that others may have been found through.
     pub fn forget(&mut self) {
         self.open.clear();

@@ -8,6 +8,8 @@ mod dirs;
 mod entry;
 mod path;
 mod target;
+#[cfg(test)]
+mod tests;
 mod whiteout;
 
 use std::collections::HashSet;
@@ -84,6 +86,8 @@ struct Applier<'a> {
     /// Hashes of directory inode and name of all that this layer made, where opaque markers must spare it: in a tree that
     /// was not empty before.
     made: Option<HashSet<u64>>,
+    /// The last directory whose way was noted.
+    noted: Vec<u8>,
     hasher: RandomState,
     /// Owner and mode of new files are set explicitly: directories may hand on theirs.
     careful: bool,
@@ -96,7 +100,7 @@ impl<'a> Applier<'a> {
         let root = target.root().try_clone_to_owned().map_err(Error::file("open", b"/"))?;
         let fresh = is_empty(&root)?;
         let stat = rustix::fs::fstat(&root).map_err(Error::file("stat", b"/"))?;
-        let acl = rustix::fs::fgetxattr(&root, c"system.posix_acl_default", &mut [0u8; 0][..]).is_ok();
+        let acl = rustix::fs::fgetxattr_query(&root, c"system.posix_acl_default").is_ok();
         let own_ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Ok(Self {
             form: target.form(),
@@ -104,6 +108,7 @@ impl<'a> Applier<'a> {
             times: Vec::new(),
             times_bytes: 0,
             made: (!fresh).then(HashSet::new),
+            noted: Vec::new(),
             hasher: RandomState::new(),
             careful: !fresh || acl || stat.st_mode & 0o2000 != 0,
             own_ids,
@@ -129,9 +134,11 @@ impl<'a> Applier<'a> {
 
     fn open_parent(&mut self, parent: &[u8]) -> Result<dirs::Shared> {
         let made = self.dirs.open(parent, self.form)?;
+        self.note_way_to(parent)?;
         for (directory, name) in self.dirs.take_made() {
             // Attributes that were taken over from below may be handed on.
             self.careful |= !self.form.lowers().is_empty();
+            // Also where a link led to it.
             self.note(directory, &name);
         }
         Ok(made)
@@ -146,6 +153,22 @@ impl<'a> Applier<'a> {
             let key = self.key(directory, name);
             self.made.get_or_insert_default().insert(key);
         }
+    }
+
+    /// Notes all directories down to `path`: what this layer puts there makes them its own.
+    fn note_way_to(&mut self, path: &[u8]) -> Result<()> {
+        if self.made.is_none() || path == self.noted {
+            return Ok(());
+        }
+        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
+        for end in ends.filter(|end| *end > 0) {
+            let (above, name) = path::split(&path[..end]);
+            if let Some(above) = self.dirs.find(above)? {
+                self.note(above.inode(), name);
+            }
+        }
+        self.noted = path.to_vec();
+        Ok(())
     }
 
     /// Removes what is there, whatever it is.

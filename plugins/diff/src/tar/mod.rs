@@ -7,8 +7,10 @@ mod header;
 mod pax;
 mod reader;
 mod sparse;
+mod writer;
 
 pub use reader::{Reader, bounded};
+pub use writer::Writer;
 
 /// Bytes of a block.
 pub const BLOCK: usize = 512;

@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn records_are_parsed() {
-        let pax = Pax::parse(b"12 path=a/b\n14 size=12345\n17 mtime=12.0625\n27 SCHILY.xattr.user.x=a\n\n")
+        let pax = Pax::parse(b"12 path=a/b\n14 size=12345\n17 mtime=12.0625\n26 SCHILY.xattr.user.x=a\n\n")
             .unwrap();
         assert_eq!(pax.path.unwrap(), b"a/b");
         assert_eq!(pax.size, Some(12345));
