@@ -101,9 +101,11 @@ impl event::Exchange for Exchange {
     }
 
     fn subscribe(&self, filters: &[String]) -> Result<Subscription> {
-        let filters = Filters::parse(filters).map_err(|e| e.context("failed parsing subscription filters"))?;
+        let filters =
+            Filters::parse(filters).map_err(|e| e.context("failed parsing subscription filters"))?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (subscriber, events) = Subscriber::new(id, filters, self.queue, Arc::downgrade(&self.subscribers));
+        let (subscriber, events) =
+            Subscriber::new(id, filters, self.queue, Arc::downgrade(&self.subscribers));
         self.subscribers.add(subscriber);
         Ok(events.boxed())
     }
@@ -239,7 +241,11 @@ mod tests {
             Envelope { timestamp: zero, ..good },
         ];
         for envelope in bad {
-            assert_eq!(exchange.forward(envelope.clone()).unwrap_err().class(), Class::InvalidArgument, "{envelope:?}");
+            assert_eq!(
+                exchange.forward(envelope.clone()).unwrap_err().class(),
+                Class::InvalidArgument,
+                "{envelope:?}"
+            );
         }
     }
 

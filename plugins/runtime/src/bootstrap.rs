@@ -30,7 +30,8 @@ impl Endpoint {
         if let Ok(result) = BootstrapResult::parse_from_bytes(answer)
             && !result.address.is_empty()
         {
-            return Self { version: result.version, address: result.address, protocol: result.protocol }.checked();
+            return Self { version: result.version, address: result.address, protocol: result.protocol }
+                .checked();
         }
         let text = String::from_utf8_lossy(answer);
         let text = text.trim();
@@ -42,14 +43,18 @@ impl Endpoint {
 
     /// An address as sandbox controllers give it: `ttrpc+unix:///run/x`.
     pub fn of_sandbox(address: &str) -> Result<Self> {
-        let (protocol, address) = address.split_once('+').ok_or_else(|| Error::Address(address.to_owned()))?;
+        let (protocol, address) =
+            address.split_once('+').ok_or_else(|| Error::Address(address.to_owned()))?;
         Self { version: NEWEST, address: address.to_owned(), protocol: protocol.to_owned() }.checked()
     }
 
     fn checked(self) -> Result<Self> {
         let sane = !self.address.is_empty()
             && self.address.len() <= 512
-            && self.address.chars().all(|c| !c.is_control() && !c.is_whitespace() && c != char::REPLACEMENT_CHARACTER);
+            && self
+                .address
+                .chars()
+                .all(|c| !c.is_control() && !c.is_whitespace() && c != char::REPLACEMENT_CHARACTER);
         if !sane {
             let answer: String = self.address.chars().take(256).collect();
             return Err(Error::Answer { action: "start", answer });
@@ -145,11 +150,16 @@ mod tests {
 
     #[test]
     fn params_hold_what_a_shim_needs() {
-        let settings = Settings { ttrpc_address: "/d.ttrpc".into(), socket_dir: "/s".into(), ..Settings::default() };
+        let settings =
+            Settings { ttrpc_address: "/d.ttrpc".into(), socket_dir: "/s".into(), ..Settings::default() };
         let options = Any { type_url: "containerd.runc.v1.Options".into(), value: vec![1, 2].into() };
-        let params = BootstrapParams::parse_from_bytes(&params(&settings, "ns", "a", Some(&options))).unwrap();
+        let params =
+            BootstrapParams::parse_from_bytes(&params(&settings, "ns", "a", Some(&options))).unwrap();
         assert_eq!((params.instance_id.as_str(), params.namespace.as_str()), ("a", "ns"));
-        assert_eq!((params.containerd_ttrpc_address.as_str(), params.socket_dir.as_deref()), ("/d.ttrpc", Some("/s")));
+        assert_eq!(
+            (params.containerd_ttrpc_address.as_str(), params.socket_dir.as_deref()),
+            ("/d.ttrpc", Some("/s"))
+        );
         assert_eq!(params.extensions[0].value.type_url, "containerd.runc.v1.Options");
     }
 }

@@ -107,7 +107,8 @@ impl Bundle {
         let open = || rustix::fs::open(&path, flags, Mode::empty());
         let fd = match open() {
             Err(rustix::io::Errno::NOENT) => {
-                rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o700), 0).and_then(|()| open())
+                rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o700), 0)
+                    .and_then(|()| open())
             }
             other => other,
         };
@@ -267,8 +268,9 @@ fn remapped_gid(spec: &[u8]) -> Result<Option<u32>> {
     if !spec.windows(KEY.len()).any(|window| window == KEY) {
         return Ok(None);
     }
-    let spec: Spec = serde_json::from_slice(spec)
-        .map_err(|e| windlass_core::Error::invalid("read gid mappings of the specification").with_source(e))?;
+    let spec: Spec = serde_json::from_slice(spec).map_err(|e| {
+        windlass_core::Error::invalid("read gid mappings of the specification").with_source(e)
+    })?;
     let mappings = spec.linux.map(|linux| linux.gid_mappings).unwrap_or_default();
     Ok(mappings.iter().find(|m| m.container == 0).map(|m| m.host).filter(|gid| *gid != 0))
 }

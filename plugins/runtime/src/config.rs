@@ -111,7 +111,11 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 
 /// A duration in Go's notation: `90s`, `1m30s`, `1.5h`, `250ms`. More than zero and at most a day.
 pub fn parse_duration(text: &str) -> Result<Duration> {
-    let bad = || Error::invalid(format!("duration {text:?}: write it as 90s, 1m30s or 250ms, more than 0, at most 24h"));
+    let bad = || {
+        Error::invalid(format!(
+            "duration {text:?}: write it as 90s, 1m30s or 250ms, more than 0, at most 24h"
+        ))
+    };
     let mut seconds = 0f64;
     let mut rest = text.trim();
     while !rest.is_empty() {

@@ -26,7 +26,12 @@ struct Launched {
 
 impl Inner {
     /// Makes a task and answers its pid. Runs to its end whatever becomes of the caller.
-    pub async fn create(self: Arc<Self>, namespace: String, id: String, mut options: CreateOptions) -> Result<u32> {
+    pub async fn create(
+        self: Arc<Self>,
+        namespace: String,
+        id: String,
+        mut options: CreateOptions,
+    ) -> Result<u32> {
         windlass_core::validate::identifier("task id", &id)?;
         let place = self.tasks.reserve(&namespace, &id)?;
         if options.options.as_ref().is_none_or(|o| o.value.is_empty()) {
@@ -136,7 +141,12 @@ impl Inner {
     }
 
     /// Connects to a shim and, at the same time, notes where it is.
-    async fn attach(self: &Arc<Self>, bundle: Bundle, binary: PathBuf, launched: Launched) -> Result<Arc<Task>> {
+    async fn attach(
+        self: &Arc<Self>,
+        bundle: Bundle,
+        binary: PathBuf,
+        launched: Launched,
+    ) -> Result<Arc<Task>> {
         let Launched { endpoint, log } = launched;
         let log = log::follow(log, bundle.namespace.clone(), bundle.id.clone()).ok();
         let shim = Shim::new(endpoint.clone(), &bundle.namespace);
@@ -160,10 +170,11 @@ impl Inner {
 
     /// Connects a task to its shim; the end of the connection is looked into.
     pub async fn connect(self: &Arc<Self>, task: &Arc<Task>) -> Result<()> {
-        let (manager, weak, runtime) = (Arc::downgrade(self), Arc::downgrade(task), tokio::runtime::Handle::current());
+        let (manager, weak, runtime) =
+            (Arc::downgrade(self), Arc::downgrade(task), tokio::runtime::Handle::current());
         let on_close = move || {
             let (Some(manager), Some(task)) = (manager.upgrade(), weak.upgrade()) else { return };
-            task.closed.store(true, Ordering::SeqCst);
+            task.close();
             if task.live.load(Ordering::SeqCst) && !task.finished.load(Ordering::Acquire) {
                 runtime.spawn(manager.closed(task));
             }
@@ -186,7 +197,8 @@ impl Inner {
         request.stderr = options.io.stderr;
         request.checkpoint = options.checkpoint;
         request.options = any_field(options.options);
-        let response: v3::CreateTaskResponse = task.shim.call("Create", &request, Some(limits.create)).await?;
+        let response: v3::CreateTaskResponse =
+            task.shim.call("Create", &request, Some(limits.create)).await?;
         step!("create.created");
         if response.pid != 0 {
             return Ok(response.pid);

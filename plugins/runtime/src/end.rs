@@ -21,6 +21,11 @@ use crate::step;
 use crate::task::{KILLED, Task};
 use crate::tasks::Inner;
 
+/// How long an event of a deletion may take behind the answer to it.
+const EVENT_GRACE: Duration = Duration::from_millis(200);
+/// How long a shim may take to end after it agreed to.
+const END_GRACE: Duration = Duration::from_millis(200);
+
 impl Inner {
     /// Deletes a task that has ended: in the shim, then the shim, then the bundle.
     pub async fn delete(self: Arc<Self>, task: Arc<Task>) -> Result<Exit> {
@@ -33,7 +38,10 @@ impl Inner {
         let answer = match answer {
             Err(error) if error.is_closed() => {
                 if self.reconnect(&task).await {
-                    return Err(windlass_core::Error::unavailable("the connection to the shim broke, try again").into());
+                    return Err(windlass_core::Error::unavailable(
+                        "the connection to the shim broke, try again",
+                    )
+                    .into());
                 }
                 return Ok(self.bury(&task, &mut ended).await);
             }
@@ -41,10 +49,18 @@ impl Inner {
             answer => answer,
         };
         step!("delete.deleted");
-        self.shut_down(&task).await;
+        let exit = answer.as_ref().ok().copied().unwrap_or_else(|| killed(&task));
+        let alone = !task.bundle.is_shared() && !self.tasks.shares(&task);
+        tokio::join!(self.remove(&task.bundle), self.shut_down(&task, answer.is_ok(), alone));
         step!("delete.shutdown");
-        let exit = answer.as_ref().ok().copied();
-        self.finish(&task, &mut ended, exit.unwrap_or_else(|| killed(&task)));
+        if alone {
+            self.remove_socket(&task).await;
+        }
+        let told = task.told().1;
+        self.finish(&task, &mut ended, exit);
+        if answer.is_ok() && !told {
+            self.tell(&task.bundle.namespace, task.id(), exit, true, false);
+        }
         answer
     }
 
@@ -57,22 +73,39 @@ impl Inner {
         Ok(Exit { pid: response.pid, status: response.exit_status, at })
     }
 
-    /// Lets the shim go, if nothing else is served by it, and removes the bundle meanwhile.
-    async fn shut_down(&self, task: &Arc<Task>) {
+    /// Lets the shim go, unless it serves something else.
+    async fn shut_down(&self, task: &Task, deleted: bool, alone: bool) {
+        if deleted && alone {
+            // Some shims do not wait for their events when they end.
+            task.wait_deleted(EVENT_GRACE).await;
+        }
         let mut request = v3::ShutdownRequest::new();
         request.id = task.id().to_owned();
-        let limit = Some(self.limits().shutdown);
-        let shutdown = async {
-            match task.shim.call::<Empty>("Shutdown", &request, limit).await {
-                Err(error) if !error.is_closed() => {
-                    tracing::warn!(id = task.id(), error = %error.chain(), "the shim does not shut down");
-                    self.kill_shims(task).await;
+        let answer = task.shim.call::<Empty>("Shutdown", &request, Some(self.limits().shutdown)).await;
+        match answer {
+            // Until it has gone it answers at its socket, and may remove that of the next shim by this name.
+            Ok(_) if alone => task.wait_closed(END_GRACE).await,
+            Err(error) if !error.is_closed() => {
+                tracing::warn!(id = task.id(), error = %error.chain(), "the shim does not shut down");
+                if alone {
+                    kill_in(self, &task.bundle, &task.binary).await;
                 }
-                _ => {}
             }
-        };
-        tokio::join!(shutdown, self.remove(&task.bundle));
-        self.remove_socket(task).await;
+            _ => {}
+        }
+    }
+
+    /// Removes a bundle; what cannot be removed is left to the next start.
+    pub async fn remove(&self, bundle: &Bundle) {
+        let own = bundle.clone();
+        let removed = self.launcher.pool.end(move || own.remove());
+        match tokio::time::timeout(self.limits().cleanup, removed).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(id = %bundle.id, error = %error.chain(), "a bundle is left over")
+            }
+            Err(_) => tracing::warn!(id = %bundle.id, "a bundle takes long to be removed"),
+        }
     }
 
     /// Removes the socket of a shim that has gone. It tries to itself, but without its bundle may not find it.
@@ -84,17 +117,6 @@ impl Inner {
             return;
         }
         let _ = self.launcher.pool.end(move || Ok(rustix::fs::unlink(&path))).await;
-    }
-
-    /// Removes a bundle; what cannot be removed is left to the next start.
-    pub async fn remove(&self, bundle: &Bundle) {
-        let own = bundle.clone();
-        let removed = self.launcher.pool.end(move || own.remove());
-        match tokio::time::timeout(self.limits().cleanup, removed).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(id = %bundle.id, error = %error.chain(), "a bundle is left over"),
-            Err(_) => tracing::warn!(id = %bundle.id, "a bundle takes long to be removed"),
-        }
     }
 
     fn finish(&self, task: &Task, ended: &mut bool, exit: Exit) {
@@ -121,9 +143,12 @@ impl Inner {
         for _ in 0..10 {
             match self.connect(task).await {
                 Err(error) if is_dead(&error) => return false,
-                Err(error) => tracing::warn!(id = task.id(), error = %error.chain(), "shim does not take a connection"),
+                Err(error) => {
+                    tracing::warn!(id = task.id(), error = %error.chain(), "shim does not take a connection")
+                }
                 Ok(()) => {
-                    let answer = task.shim.call::<v3::ConnectResponse>("Connect", &request, Some(self.limits().load));
+                    let answer =
+                        task.shim.call::<v3::ConnectResponse>("Connect", &request, Some(self.limits().load));
                     // A dying process may still take a connection. One that hangs has not died.
                     if !answer.await.is_err_and(|error| error.is_closed()) {
                         tracing::warn!(id = task.id(), "connected to the shim again");
@@ -168,7 +193,8 @@ impl Inner {
         let container_id = id.to_owned();
         if !exit_told {
             let id = container_id.clone();
-            self.exchange.publish(&cx, Event::TaskExit { container_id: id.clone(), id, pid, exit_status, exited_at });
+            self.exchange
+                .publish(&cx, Event::TaskExit { container_id: id.clone(), id, pid, exit_status, exited_at });
         }
         if !delete_told {
             let id = String::new();
@@ -207,13 +233,6 @@ impl Inner {
             tracing::warn!(id = %bundle.id, error = %error.chain(), "the shim's binary could not clear up");
         }
         self.remove(bundle).await;
-    }
-
-    /// Kills the shim of a task unless it serves others.
-    async fn kill_shims(&self, task: &Task) {
-        if !task.bundle.is_shared() && !self.tasks.shares(task) {
-            kill_in(self, &task.bundle, &task.binary).await;
-        }
     }
 }
 

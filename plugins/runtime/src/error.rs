@@ -126,7 +126,8 @@ impl From<Error> for windlass_core::Error {
             Error::Shim(error) => error,
             Error::Context { what, source } => windlass_core::Error::from(*source).context(what),
             Error::Io { operation, path, source } => {
-                windlass_core::Error::new(class, format!("{operation} {}", path.display())).with_source(source)
+                windlass_core::Error::new(class, format!("{operation} {}", path.display()))
+                    .with_source(source)
             }
             Error::Connect { address, source } => {
                 windlass_core::Error::new(class, format!("connect to shim at {address}")).with_source(source)

@@ -72,12 +72,14 @@ impl Launcher {
         command.arg("-info").env_remove("NOTIFY_SOCKET");
         let options = runtime.options.clone().map(any::to_shim);
         let input = options.map(|o| o.write_to_bytes().expect("a message in memory can be written"));
-        let process = self.pool.start(move || Process::spawn("info", command, input.unwrap_or_default())).await?;
+        let process =
+            self.pool.start(move || Process::spawn("info", command, input.unwrap_or_default())).await?;
         let output = process.finish(self.settings.limits.info).await?;
-        let info = introspection::RuntimeInfo::parse_from_bytes(&output.stdout).map_err(|_| Error::Answer {
-            action: "info",
-            answer: String::from_utf8_lossy(&output.stdout).chars().take(256).collect(),
-        })?;
+        let info =
+            introspection::RuntimeInfo::parse_from_bytes(&output.stdout).map_err(|_| Error::Answer {
+                action: "info",
+                answer: String::from_utf8_lossy(&output.stdout).chars().take(256).collect(),
+            })?;
         let version = info.version.into_option().unwrap_or_default();
         Ok(RuntimeInfo {
             name: info.name,

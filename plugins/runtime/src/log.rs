@@ -44,7 +44,9 @@ impl Log {
         }
         // Without a reader the shim's last words would kill it. Open for reading alone, the fifo ends with the shim.
         let own = format!("/proc/self/fd/{}", pipe.as_raw_fd());
-        let Ok(last) = rustix::fs::open(own, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) else {
+        let Ok(last) =
+            rustix::fs::open(own, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+        else {
             return;
         };
         drop(pipe);

@@ -51,7 +51,8 @@ impl Plugin for ShimPlugin {
             "" => socket_dir(&options.state),
             dir => checked_dir(dir)?,
         };
-        let executable = std::env::current_exe().map_err(|e| Error::io("find the daemon's own executable", e))?;
+        let executable =
+            std::env::current_exe().map_err(|e| Error::io("find the daemon's own executable", e))?;
         Ok(Arc::new(Launcher::new(Settings {
             grpc_address: options.address.to_string_lossy().into_owned(),
             ttrpc_address: options.ttrpc_address.to_string_lossy().into_owned(),
@@ -92,7 +93,9 @@ fn checked_dir(dir: &str) -> Result<PathBuf> {
         return Err(Error::invalid(format!("socket_dir must be an absolute path: {dir:?}")));
     }
     if dir.len() > MAX_SOCKET_DIR {
-        return Err(Error::invalid(format!("socket_dir length must be no longer than {MAX_SOCKET_DIR} characters")));
+        return Err(Error::invalid(format!(
+            "socket_dir length must be no longer than {MAX_SOCKET_DIR} characters"
+        )));
     }
     Ok(dir.into())
 }
@@ -127,7 +130,9 @@ impl Plugin for TaskPlugin {
         }
         ctx.export("log-uri-schemes", "fifo,binary,file");
         if config.sched_core {
-            tracing::warn!("sched_core: say env = [\"SCHED_CORE=1\"] under io.containerd.shim.v1.manager instead");
+            tracing::warn!(
+                "sched_core: say env = [\"SCHED_CORE=1\"] under io.containerd.shim.v1.manager instead"
+            );
         }
         let (root, state) = (ctx.root()?, ctx.state()?);
         // Roots of user namespaces must be able to pass through to their bundles.

@@ -19,17 +19,26 @@ impl Pool {
     }
 
     /// Making bundles and starting binaries.
-    pub async fn start<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    pub async fn start<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         run(&self.starts, work).await
     }
 
     /// Unmounting and removing.
-    pub async fn end<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    pub async fn end<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         run(&self.ends, work).await
     }
 }
 
-async fn run<T: Send + 'static>(lane: &Semaphore, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn run<T: Send + 'static>(
+    lane: &Semaphore,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let _permit = lane.acquire().await.expect("the lanes are never closed");
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Cut("blocking work"))?
 }

@@ -61,7 +61,9 @@ impl Process {
             Ok((pidfd, feed(stdin, input)?, Stream::new(stdout)?, Stream::new(stderr)?))
         })();
         match parts {
-            Ok((pidfd, input, stdout, stderr)) => Ok(Self { action, child: Some(child), pidfd, input, stdout, stderr }),
+            Ok((pidfd, input, stdout, stderr)) => {
+                Ok(Self { action, child: Some(child), pidfd, input, stdout, stderr })
+            }
             Err(source) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -80,7 +82,7 @@ impl Process {
             let _ = tokio::time::timeout(Duration::from_secs(1), self.run()).await;
         }
         self.drain();
-        let status = self.child.as_mut().map_or(Ok(None), Child::try_wait);
+        let status = self.status().await;
         let output = || {
             let mut said = String::from_utf8_lossy(&self.stderr.kept).into_owned();
             said.push_str(&String::from_utf8_lossy(&self.stdout.kept));
@@ -96,7 +98,9 @@ impl Process {
                 stdout: std::mem::take(&mut self.stdout.kept),
                 stderr: std::mem::take(&mut self.stderr.kept),
             }),
-            Ok(None) => Err(Error::Exited { action: self.action, status: ExitStatus::default(), output: output() }),
+            Ok(None) => {
+                Err(Error::Exited { action: self.action, status: ExitStatus::default(), output: output() })
+            }
             Err(source) => Err(Error::io("wait for shim", self.action)(source)),
         }
     }
@@ -116,6 +120,18 @@ impl Process {
                 _ = self.pidfd.readable() => return,
             }
         }
+    }
+
+    /// The end of a process that has ended. A debugger's claim comes before ours.
+    async fn status(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        for _ in 0..1000 {
+            let status = self.child.as_mut().map_or(Ok(None), Child::try_wait)?;
+            if status.is_some() {
+                return Ok(status);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(None)
     }
 
     fn drain(&mut self) {

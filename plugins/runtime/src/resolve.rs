@@ -44,7 +44,11 @@ impl Resolver {
         Ok(found)
     }
 
-    fn candidates<'a>(&'a self, binary: &'a str, path: Option<&'a OsStr>) -> impl Iterator<Item = PathBuf> + 'a {
+    fn candidates<'a>(
+        &'a self,
+        binary: &'a str,
+        path: Option<&'a OsStr>,
+    ) -> impl Iterator<Item = PathBuf> + 'a {
         let in_path = path.into_iter().flat_map(std::env::split_paths).filter(|dir| dir.is_absolute());
         self.beside.clone().into_iter().chain(in_path).map(move |dir| dir.join(binary))
     }

@@ -38,11 +38,8 @@ impl Inner {
             let (state, root) = (self.state.clone(), self.root.clone());
             self.launcher.pool.start(move || scan(&state, &root)).await?
         };
-        let found: Vec<Found> = stream::iter(bundles)
-            .map(|bundle| self.find(bundle))
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
+        let found: Vec<Found> =
+            stream::iter(bundles).map(|bundle| self.find(bundle)).buffer_unordered(PARALLEL).collect().await;
         let mut alive = Vec::new();
         let mut dead = Vec::new();
         for found in found {
@@ -76,7 +73,8 @@ impl Inner {
     async fn find(self: &Arc<Self>, bundle: Bundle) -> Found {
         let Ok(place) = self.tasks.reserve(&bundle.namespace, &bundle.id) else { return Found::Dead(bundle) };
         let own = bundle.clone();
-        let read = self.launcher.pool.start(move || Ok((own.endpoint()?, own.binary()?, own.open_log()?))).await;
+        let read =
+            self.launcher.pool.start(move || Ok((own.endpoint()?, own.binary()?, own.open_log()?))).await;
         let (endpoint, binary, fifo) = match read {
             Ok(read) => read,
             Err(error) => {
@@ -118,7 +116,9 @@ impl Inner {
             Ok(_) => {}
             Err(error) if error.is(Class::NotFound) => self.take_back(&task).await,
             // Gone meanwhile: that is looked into elsewhere. Hung: it may come back.
-            Err(error) => tracing::warn!(id = task.id(), error = %error.chain(), "shim does not say what it serves"),
+            Err(error) => {
+                tracing::warn!(id = task.id(), error = %error.chain(), "shim does not say what it serves")
+            }
         }
     }
 
@@ -142,7 +142,11 @@ impl Inner {
     /// Clears up after a shim that died while the daemon was away.
     async fn bury_found(self: &Arc<Self>, bundle: Bundle) {
         let own = bundle.clone();
-        let read = self.launcher.pool.start(move || own.binary().map(|binary| (binary, own.endpoint().is_ok()))).await;
+        let read = self
+            .launcher
+            .pool
+            .start(move || own.binary().map(|binary| (binary, own.endpoint().is_ok())))
+            .await;
         let Ok((binary, launched)) = read else {
             // Not even the binary is known: nothing was started.
             return self.drop_bundle(&bundle).await;
@@ -209,7 +213,8 @@ fn names(dir: &Path) -> Result<Vec<String>> {
 /// Removes work directories without a bundle, as a reboot leaves them, and empty directories of namespaces.
 fn sweep_work(state: &Path, root: &Path) {
     for namespace in names(root).unwrap_or_default() {
-        let bundles: HashSet<String> = names(&state.join(&namespace)).unwrap_or_default().into_iter().collect();
+        let bundles: HashSet<String> =
+            names(&state.join(&namespace)).unwrap_or_default().into_iter().collect();
         for id in names(&root.join(&namespace)).unwrap_or_default() {
             // A bundle is there before its work directory is.
             if !bundles.contains(&id) && !state.join(&namespace).join(&id).exists() {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use protobuf::Message;
@@ -22,13 +23,22 @@ pub struct Shim {
     version: AtomicI32,
     /// Whether the shim has understood its version once.
     settled: AtomicBool,
+    /// Held while a request is numbered and queued.
+    turn: Mutex<()>,
 }
 
 impl Shim {
     pub fn new(endpoint: Endpoint, namespace: &str) -> Self {
         let version = AtomicI32::new(endpoint.version);
         let namespace = namespace.to_owned();
-        Self { endpoint, namespace, client: Mutex::new(None), version, settled: AtomicBool::new(false) }
+        Self {
+            endpoint,
+            namespace,
+            client: Mutex::new(None),
+            version,
+            settled: AtomicBool::new(false),
+            turn: Mutex::new(()),
+        }
     }
 
     /// Puts a connection in place of the one before.
@@ -42,7 +52,12 @@ impl Shim {
     }
 
     /// Calls a method of the task service. Without a limit it waits as long as the connection lives.
-    pub async fn call<R: Message>(&self, method: &str, request: &impl Message, limit: Option<Duration>) -> Result<R> {
+    pub async fn call<R: Message>(
+        &self,
+        method: &str,
+        request: &impl Message,
+        limit: Option<Duration>,
+    ) -> Result<R> {
         let payload = request.write_to_bytes().map_err(|e| windlass_core::Error::internal(e.to_string()))?;
         if payload.len() > MAX_FRAME {
             return Err(windlass_core::Error::exhausted(format!(
@@ -55,7 +70,9 @@ impl Shim {
         let answer = self.request(version, method, payload.clone(), limit).await;
         let answer = match answer {
             // A shim that an older daemon started may answer in the name of a newer binary.
-            Err(error) if version > 2 && error.is(Class::Unimplemented) && !self.settled.load(Ordering::Relaxed) => {
+            Err(error)
+                if version > 2 && error.is(Class::Unimplemented) && !self.settled.load(Ordering::Relaxed) =>
+            {
                 let answer = self.request(version - 1, method, payload, limit).await;
                 if !answer.as_ref().is_err_and(|e| e.is(Class::Unimplemented) || e.is_closed()) {
                     self.version.store(version - 1, Ordering::Relaxed);
@@ -67,12 +84,21 @@ impl Shim {
         let payload = answer?;
         self.settled.store(true, Ordering::Relaxed);
         R::parse_from_bytes(&payload).map_err(|e| {
-            windlass_core::Error::internal(format!("read the shim's answer to {method}")).with_source(e).into()
+            windlass_core::Error::internal(format!("read the shim's answer to {method}"))
+                .with_source(e)
+                .into()
         })
     }
 
-    async fn request(&self, version: i32, method: &str, payload: Vec<u8>, limit: Option<Duration>) -> Result<Vec<u8>> {
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Error::Closed)?;
+    async fn request(
+        &self,
+        version: i32,
+        method: &str,
+        payload: Vec<u8>,
+        limit: Option<Duration>,
+    ) -> Result<Vec<u8>> {
+        let client =
+            self.client.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Error::Closed)?;
         let header = |key: &str| ttrpc::proto::KeyValue {
             key: key.to_owned(),
             value: self.namespace.clone(),
@@ -84,7 +110,18 @@ impl Shim {
         request.payload = payload;
         request.timeout_nano = limit.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX));
         request.metadata = vec![header(scope::NAMESPACE_TTRPC), header(scope::NAMESPACE)];
-        match client.request(request).await {
+        let mut call = std::pin::pin!(client.request(request));
+        // The first poll numbers the request and queues it. Shims in Go refuse numbers that do not rise, so no other
+        // request may come between.
+        let first = std::future::poll_fn(|cx| {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            Poll::Ready(call.as_mut().poll(cx))
+        });
+        let answer = match first.await {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => call.await,
+        };
+        match answer {
             Ok(response) => Ok(response.payload),
             Err(error) => Err(failure(error, method, limit)),
         }

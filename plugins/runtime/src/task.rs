@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use windlass_core::task::Exit;
 
 use crate::bundle::Bundle;
@@ -34,6 +35,8 @@ pub struct Task {
     pub end: tokio::sync::Mutex<bool>,
     pub finished: AtomicBool,
     known: Mutex<Known>,
+    /// Woken when the connection ends and when a deletion was told of.
+    changed: Notify,
     phase: watch::Sender<Phase>,
 }
 
@@ -66,6 +69,7 @@ impl Task {
             end: tokio::sync::Mutex::new(false),
             finished: AtomicBool::new(false),
             known: Mutex::default(),
+            changed: Notify::new(),
             phase: watch::Sender::new(Phase::Live(0)),
         }
     }
@@ -112,7 +116,38 @@ impl Task {
     pub fn deleted(&self, id: &str) {
         if id.is_empty() || id == self.id() {
             self.known().delete_told = true;
+            self.changed.notify_waiters();
         }
+    }
+
+    /// The connection has ended.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits, no longer than `limit`, until the connection has ended.
+    pub async fn wait_closed(&self, limit: Duration) {
+        self.wait_for(limit, || self.closed.load(Ordering::SeqCst)).await;
+    }
+
+    /// Waits, no longer than `limit`, until subscribers have been told of the deletion.
+    pub async fn wait_deleted(&self, limit: Duration) {
+        self.wait_for(limit, || self.told().1).await;
+    }
+
+    async fn wait_for(&self, limit: Duration, happened: impl Fn() -> bool) {
+        let wait = async {
+            loop {
+                let mut changed = std::pin::pin!(self.changed.notified());
+                changed.as_mut().enable();
+                if happened() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, wait).await;
     }
 
     /// Forgets an exec, whose id may be used again.
@@ -198,7 +233,9 @@ impl Table {
     pub fn shares(&self, task: &Task) -> bool {
         let table = self.lock();
         let tasks = table.get(&task.bundle.namespace).into_iter().flat_map(|t| t.values()).flatten();
-        tasks.into_iter().any(|t| t.shim.endpoint.address == task.shim.endpoint.address && t.id() != task.id())
+        tasks
+            .into_iter()
+            .any(|t| t.shim.endpoint.address == task.shim.endpoint.address && t.id() != task.id())
     }
 
     pub fn remove(&self, task: &Task) {

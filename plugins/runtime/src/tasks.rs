@@ -21,8 +21,8 @@ use crate::Launcher;
 use crate::config::Limits;
 use crate::create::{any_field, gone};
 use crate::error::Error;
-use crate::{exits, step};
 use crate::task::{KILLED, Phase, Table, Task};
+use crate::{exits, step};
 
 /// States that are asked for at the same time.
 const PARALLEL: usize = 64;
@@ -114,7 +114,12 @@ async fn state(task: &Task, exec: &str, limit: Duration) -> Result<State, Error>
         exec_id: exec.to_owned(),
         pid: answer.pid,
         status: status::from_shim(answer.status),
-        io: Io { stdin: answer.stdin, stdout: answer.stdout, stderr: answer.stderr, terminal: answer.terminal },
+        io: Io {
+            stdin: answer.stdin,
+            stdout: answer.stdout,
+            stderr: answer.stderr,
+            terminal: answer.terminal,
+        },
         exit_status: answer.exit_status,
         exited_at: time::from_shim(&answer.exited_at).ok().flatten(),
         bundle: task.bundle.path.to_string_lossy().into_owned(),
@@ -243,7 +248,8 @@ impl Tasks for Manager {
     }
 
     async fn kill(&self, cx: &Context, id: &str, exec: &str, signal: u32, all: bool) -> Result<()> {
-        let request = request!(KillRequest { id: id.to_owned(), exec_id: exec.to_owned(), signal: signal, all: all });
+        let request =
+            request!(KillRequest { id: id.to_owned(), exec_id: exec.to_owned(), signal: signal, all: all });
         self.change(cx, id, "Kill", self.0.limits().call, request).await
     }
 

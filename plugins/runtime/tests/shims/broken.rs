@@ -31,7 +31,11 @@ async fn failed_creates() {
         ("start-garbage", Class::Unknown, "cannot be read"),
         ("start-flood", Class::Unknown, "cannot be read"),
         ("start-lie", Class::Unavailable, "connect to shim"),
-        ("create-fail", Class::Unknown, "failed to create shim task: OCI runtime create failed: no such thing"),
+        (
+            "create-fail",
+            Class::Unknown,
+            "failed to create shim task: OCI runtime create failed: no such thing",
+        ),
         ("create-hang", Class::DeadlineExceeded, "failed to create shim task"),
         ("create-die", Class::Unavailable, "ttrpc: closed"),
     ] {
@@ -58,7 +62,10 @@ async fn hangs() {
     running(&manager, "well", "").await;
     let states = manager.list(cx()).await.unwrap();
     let status = |id: &str| states.iter().find(|s| s.container_id == id).unwrap().status;
-    assert_eq!((status("mute"), status("stuck"), status("well")), (Status::Unknown, Status::Running, Status::Running));
+    assert_eq!(
+        (status("mute"), status("stuck"), status("well")),
+        (Status::Unknown, Status::Running, Status::Running)
+    );
     assert_eq!(manager.state(cx(), "mute", "").await.unwrap_err().class(), Class::DeadlineExceeded);
     manager.kill(cx(), "stuck", "", 9, false).await.unwrap();
     assert_eq!(manager.delete(cx(), "stuck", "").await.unwrap_err().class(), Class::DeadlineExceeded);

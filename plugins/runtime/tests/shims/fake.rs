@@ -248,13 +248,19 @@ macro_rules! task_service {
     ($v:ident) => {
         #[async_trait]
         impl $v::Task for Shim {
-            async fn create(&self, _: &TtrpcContext, r: $v::CreateTaskRequest) -> Result<$v::CreateTaskResponse> {
+            async fn create(
+                &self,
+                _: &TtrpcContext,
+                r: $v::CreateTaskRequest,
+            ) -> Result<$v::CreateTaskResponse> {
                 // The bundle's own, since one shim may serve several.
                 let spec = std::fs::read(PathBuf::from(&r.bundle).join("config.json")).unwrap_or_default();
                 let spec: serde_json::Value = serde_json::from_slice(&spec).unwrap_or_default();
                 let mode = spec["mode"].as_str().unwrap_or_default().to_owned();
                 match mode.as_str() {
-                    "create-fail" => return failed(Code::UNKNOWN, "OCI runtime create failed: no such thing"),
+                    "create-fail" => {
+                        return failed(Code::UNKNOWN, "OCI runtime create failed: no such thing");
+                    }
                     "create-hang" => std::future::pending::<()>().await,
                     "create-die" => std::process::exit(1),
                     _ => {}
@@ -349,7 +355,9 @@ macro_rules! task_service {
 
             async fn wait(&self, _: &TtrpcContext, r: $v::WaitRequest) -> Result<$v::WaitResponse> {
                 let mut exit = self.with(&r.id, &r.exec_id, |p| Ok(p.exit.subscribe()))?;
-                let Ok(exit) = exit.wait_for(Option::is_some).await.map(|e| e.unwrap()) else { return missing() };
+                let Ok(exit) = exit.wait_for(Option::is_some).await.map(|e| e.unwrap()) else {
+                    return missing();
+                };
                 let mut response = $v::WaitResponse::new();
                 response.exit_status = exit.0;
                 response.exited_at = time::to_shim(exit.1);

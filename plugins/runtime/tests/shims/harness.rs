@@ -73,7 +73,14 @@ fn decode(any: Any) -> Event {
         "TaskCreate" => {
             let m = e::TaskCreate::parse_from_bytes(&any.value).unwrap();
             let (io, rootfs, checkpoint) = (Io::default(), Vec::new(), String::new());
-            Event::TaskCreate { container_id: m.container_id, bundle: m.bundle, rootfs, io, checkpoint, pid: m.pid }
+            Event::TaskCreate {
+                container_id: m.container_id,
+                bundle: m.bundle,
+                rootfs,
+                io,
+                checkpoint,
+                pid: m.pid,
+            }
         }
         "TaskStart" => {
             let m = e::TaskStart::parse_from_bytes(&any.value).unwrap();
@@ -82,12 +89,24 @@ fn decode(any: Any) -> Event {
         "TaskExit" => {
             let m = e::TaskExit::parse_from_bytes(&any.value).unwrap();
             let exited_at = at(&m.exited_at);
-            Event::TaskExit { container_id: m.container_id, id: m.id, pid: m.pid, exit_status: m.exit_status, exited_at }
+            Event::TaskExit {
+                container_id: m.container_id,
+                id: m.id,
+                pid: m.pid,
+                exit_status: m.exit_status,
+                exited_at,
+            }
         }
         "TaskDelete" => {
             let m = e::TaskDelete::parse_from_bytes(&any.value).unwrap();
             let (id, exited_at) = (m.id, at(&m.exited_at));
-            Event::TaskDelete { container_id: m.container_id, id, pid: m.pid, exit_status: m.exit_status, exited_at }
+            Event::TaskDelete {
+                container_id: m.container_id,
+                id,
+                pid: m.pid,
+                exit_status: m.exit_status,
+                exited_at,
+            }
         }
         _ => Event::Other(any),
     }
@@ -208,7 +227,8 @@ impl Told {
     pub async fn until(&mut self, last: &str) -> Vec<String> {
         loop {
             let next = tokio::time::timeout(PATIENCE, self.events.next()).await;
-            let envelope = next.unwrap_or_else(|_| panic!("no {last}, but {:?}", self.topics())).unwrap().unwrap();
+            let envelope =
+                next.unwrap_or_else(|_| panic!("no {last}, but {:?}", self.topics())).unwrap().unwrap();
             self.seen.push(envelope.clone());
             if envelope.topic == last {
                 return self.topics();
@@ -245,7 +265,10 @@ pub fn options(mode: &str) -> CreateOptions {
     let shim = std::env::current_exe().unwrap().to_string_lossy().into_owned();
     let spec = serde_json::json!({ "mode": mode }).to_string();
     CreateOptions {
-        spec: Some(Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(), value: spec.into() }),
+        spec: Some(Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(),
+            value: spec.into(),
+        }),
         runtime: Runtime { name: shim, options: None },
         ..CreateOptions::default()
     }

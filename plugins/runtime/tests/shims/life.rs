@@ -110,7 +110,8 @@ async fn sandbox() {
     manager.create(cx(), "inner", inner.clone()).await.unwrap();
     assert_eq!(node.shims().len(), 1);
     let mut other = options("");
-    (other.sandbox_id, other.address) = ("pod".into(), format!("ttrpc+unix://{}/s/{}-pod", node.path().display(), namespace()));
+    (other.sandbox_id, other.address) =
+        ("pod".into(), format!("ttrpc+unix://{}/s/{}-pod", node.path().display(), namespace()));
     manager.create(cx(), "other", other).await.unwrap();
     assert_eq!(node.shims().len(), 1);
     let mut failing = options("create-hang");
@@ -130,13 +131,14 @@ async fn names() {
         let error = manager.create(cx(), bad, options("")).await.unwrap_err();
         assert_eq!(error.class(), Class::InvalidArgument, "{bad:?}: {error}");
     }
-    let (one, two) = tokio::join!(
-        manager.create(cx(), "a", options("")),
-        manager.create(cx(), "a", options(""))
-    );
+    let (one, two) =
+        tokio::join!(manager.create(cx(), "a", options("")), manager.create(cx(), "a", options("")));
     let error = one.and(two).unwrap_err();
     assert_eq!((error.class(), error.message()), (Class::AlreadyExists, "task a: already exists"));
-    assert_eq!(manager.state(&windlass_core::Context::new("other"), "a", "").await.unwrap_err().class(), Class::NotFound);
+    assert_eq!(
+        manager.state(&windlass_core::Context::new("other"), "a", "").await.unwrap_err().class(),
+        Class::NotFound
+    );
     let mut unknown = options("");
     unknown.runtime.name = "io.containerd.nobody.v1".into();
     let error = manager.create(cx(), "b", unknown).await.unwrap_err();

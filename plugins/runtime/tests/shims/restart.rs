@@ -51,7 +51,9 @@ async fn dead() {
     assert_eq!(manager.state(cx(), "a", "").await.unwrap_err().class(), Class::NotFound);
     let topics = told.until("/tasks/delete").await;
     assert_eq!(topics, ["/tasks/exit", "/tasks/delete"]);
-    assert!(matches!(&told.seen[0].event, Event::TaskExit { container_id, exit_status: 137, .. } if container_id == "a"));
+    assert!(
+        matches!(&told.seen[0].event, Event::TaskExit { container_id, exit_status: 137, .. } if container_id == "a")
+    );
     assert_eq!(manager.ids(cx()).await, ["b"]);
     running(&manager, "a", "").await;
     for id in ["a", "b"] {
@@ -91,15 +93,25 @@ async fn unfinished() {
     let bundle = |id: &str| node.bundle(id);
     std::fs::create_dir(bundle("empty")).unwrap();
     std::fs::create_dir_all(bundle("half").join("rootfs")).unwrap();
-    std::fs::write(bundle("half").join("shim-binary-path"), std::env::current_exe().unwrap().to_str().unwrap()).unwrap();
+    std::fs::write(
+        bundle("half").join("shim-binary-path"),
+        std::env::current_exe().unwrap().to_str().unwrap(),
+    )
+    .unwrap();
     std::fs::create_dir_all(bundle(".gone").join("rootfs")).unwrap();
     std::fs::create_dir_all(node.path().join("root").join(namespace()).join("reboot/x")).unwrap();
     std::fs::create_dir_all(node.path().join("root").join(namespace()).join("empty")).unwrap();
     let mut told = node.watch();
     let manager = node.manager().await;
     assert_eq!(manager.ids(cx()).await, ["a"]);
-    until("only one bundle is left", || node.path().join("state").join(namespace()).read_dir().unwrap().count() == 1).await;
-    until("only one work directory is left", || node.path().join("root").join(namespace()).read_dir().unwrap().count() == 1).await;
+    until("only one bundle is left", || {
+        node.path().join("state").join(namespace()).read_dir().unwrap().count() == 1
+    })
+    .await;
+    until("only one work directory is left", || {
+        node.path().join("root").join(namespace()).read_dir().unwrap().count() == 1
+    })
+    .await;
     running(&manager, "half", "").await;
     for id in ["a", "half"] {
         end(&manager, id).await;

@@ -3,9 +3,9 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use windlass_core::Any;
 use windlass_core::mount::Mount;
 use windlass_core::task::{CreateOptions, ExecOptions, Io, Status, Tasks};
-use windlass_core::Any;
 use windlass_runtime::Manager;
 
 use crate::harness::*;
@@ -125,7 +125,10 @@ async fn life(node: Node, shim: String) {
     manager.resume(cx(), "b").await.unwrap();
     assert!(manager.metrics(cx(), "b").await.unwrap().data.is_some());
     let spec = process(&["sh", "-c", "exit 3"]).to_string();
-    let spec = Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(), value: spec.into() };
+    let spec = Any {
+        type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
+        value: spec.into(),
+    };
     manager.exec(cx(), "b", "e", ExecOptions { io: Io::default(), spec: Some(spec) }).await.unwrap();
     manager.start(cx(), "b", "e").await.unwrap();
     assert_eq!(manager.wait(cx(), "b", "e").await.unwrap().status, 3);
@@ -161,7 +164,8 @@ async fn shim_killed(node: Node, shim: String) {
     assert_eq!(manager.wait(cx(), "a", "").await.unwrap().status, 137);
     let topics = told.until("/tasks/delete").await;
     assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
-    until("the container's process has ended", || !Path::new(&format!("/proc/{pid}/root/bin")).exists()).await;
+    until("the container's process has ended", || !Path::new(&format!("/proc/{pid}/root/bin")).exists())
+        .await;
     assert!(!node.bundle("a").exists());
     assert_eq!(mounts_below(node.path()), 0);
     until("all shims have ended", || node.shims().is_empty()).await;
