@@ -342,6 +342,14 @@ fn store(job: &Job, name: &str, size: u64, data: &mut dyn Read, ingest: &str) ->
         Err(error) => return Err(error),
     };
     let result = (|| {
+        // Another namespace has the blob already, or an earlier import came this far.
+        let there = writer.status().offset;
+        if there == size && size > 0 && expected.is_some() {
+            return finish(&handle, &mut *writer, size, expected.as_ref());
+        }
+        if there > 0 {
+            handle.block_on(writer.truncate(0))?;
+        }
         let mut buffer = vec![0; PART.min(usize::try_from(size).unwrap_or(PART)).max(1)];
         loop {
             match data.read(&mut buffer).map_err(failed(format!("{name:?}")))? {
