@@ -193,13 +193,15 @@ pub fn new_session_keyring(name: &str) -> io::Result<i32> {
 
 /// Back to the default for every signal, and none blocked: what a program expects to be started with.
 pub fn reset_signals() {
-    // SAFETY: sigaction and sigset_t are plain data for which zero is valid (SIG_DFL, empty mask); numbers that libc
-    // keeps for itself fail with EINVAL, which is as good.
+    // The kernel's sigaction: libc's would keep the signals that it uses itself. All zero is SIG_DFL and an empty mask.
+    const MASK_SIZE: usize = 8;
+    let default = [0u64; 8];
+    // SAFETY: the array is larger than the kernel's structure, the old action is not asked for; sigset_t is plain data
+    // for which zero is valid.
     unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
         for signal in 1..=64 {
             if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-                libc::sigaction(signal, &default, std::ptr::null_mut());
+                libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), MASK_SIZE);
             }
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
