@@ -4,7 +4,6 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 
 use common::*;
 use protobuf::Message;
@@ -206,11 +205,11 @@ fn a_killed_shim_is_cleaned_up_by_delete() {
         task.start("").await;
         let shim = rustix::process::Pid::from_raw(task.shim_pid()).unwrap();
         rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
-        until("the shim ends", || rustix::process::test_kill_process(shim).is_err());
+        until("the shim ends", || ended(task.shim_pid()));
         let response = daemon.delete_dead(&task.bundle, &task.id);
         assert_eq!((response.exit_status, response.pid), (137, pid));
         assert!(response.exited_at.seconds > 1_700_000_000);
-        until("the container ends", || !Path::new(&format!("/proc/{pid}")).exists());
+        until("the container ends", || ended(pid as i32));
         assert!(!task.socket.exists());
         task.nothing_left();
         // The second call finds nothing to do.
@@ -256,7 +255,7 @@ fn events_outlive_the_daemons_absence() {
         task.create(|_| {}).await;
         task.start("").await;
         daemon.inbox.until("start away").await;
-        daemon.go_away().await;
+        daemon.go_away();
         for number in 0..5 {
             let id = format!("e{number}");
             task.exec(&id, "true", |_| {}).await.unwrap();
@@ -266,6 +265,7 @@ fn events_outlive_the_daemons_absence() {
         }
         task.kill("", 9).await.unwrap();
         task.wait("").await;
+        assert_eq!(daemon.inbox.lines(), ["create away", "start away"]);
         daemon.listen().await;
         let lines = daemon.inbox.until("exit away 137").await;
         let mut want = vec!["create away".to_owned(), "start away".to_owned()];

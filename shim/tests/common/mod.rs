@@ -14,6 +14,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
 use protobuf::{Message, MessageField};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, oneshot};
 use ttrpc::r#async::{Client, Server, TtrpcContext};
 use windlass_api::shim::bootstrap::{BootstrapParams, BootstrapResult};
@@ -108,8 +109,15 @@ impl Events for Sink {
 pub struct Daemon {
     pub dir: TempDir,
     pub inbox: Arc<Inbox>,
-    server: Option<Server>,
+    /// The loop of the socket for events; all its connections end with it.
+    server: Option<(Runtime, Server)>,
     runtime: &'static str,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.go_away();
+    }
 }
 
 impl Daemon {
@@ -129,16 +137,19 @@ impl Daemon {
         let path = self.events_socket();
         let _ = fs::remove_file(&path);
         let service = create_events(Arc::new(Sink(Arc::clone(&self.inbox))));
-        let mut server = Server::new().bind(&format!("unix://{}", path.display())).unwrap().register_service(service);
-        server.start().await.unwrap();
-        self.server = Some(server);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let server = runtime.spawn(async move {
+            let mut server = Server::new().bind(&format!("unix://{}", path.display())).unwrap().register_service(service);
+            server.start().await.unwrap();
+            server
+        });
+        self.server = Some((runtime, server.await.unwrap()));
     }
 
     /// The daemon dies: its socket no longer answers.
-    pub async fn go_away(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            server.disconnect().await;
-            let _ = server.shutdown().await;
+    pub fn go_away(&mut self) {
+        if let Some((runtime, _server)) = self.server.take() {
+            runtime.shutdown_background();
         }
         let _ = fs::remove_file(self.events_socket());
     }
@@ -377,7 +388,7 @@ impl Task {
         request.id = self.id.clone();
         // The shim may be gone before its answer is read.
         let _ = self.task.shutdown(context(), &request).await;
-        until("the shim ends", || !Path::new(&format!("/proc/{pid}")).exists());
+        until("the shim ends", || ended(pid));
         assert!(!self.socket.exists(), "the socket is left");
         self.nothing_left();
     }
@@ -407,6 +418,14 @@ pub fn any(url: &str, message: &impl Message) -> Any {
     any.type_url = url.into();
     any.value = message.write_to_bytes().unwrap();
     any
+}
+
+/// Whether a process is gone, or nothing but an exit status that its parent has not taken yet.
+pub fn ended(pid: i32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')),
+        Err(_) => true,
+    }
 }
 
 /// Waits for something that the kernel does and nobody tells.
