@@ -12,6 +12,8 @@ use crate::client::Client;
 /// Largest piece of data in one message, and the credit that a receiver gives: containerd's numbers.
 const PIECE: usize = 32 * 1024;
 const WINDOW: i32 = 2 * PIECE as i32;
+/// Pieces read ahead.
+const AHEAD: usize = 4;
 
 /// One stream, opened and acknowledged.
 pub struct Stream {
@@ -26,13 +28,16 @@ pub fn pack<M: Message + Name>(message: &M) -> Any {
 
 /// The message in `any` if it is one of that type.
 pub fn unpack<M: Message + Name + Default>(any: &Any) -> Option<M> {
-    (windlass_api::convert::any::name(&any.type_url) == M::full_name()).then(|| M::decode(any.value.as_slice()).ok())?
+    (windlass_api::convert::any::name(&any.type_url) == M::full_name())
+        .then(|| M::decode(any.value.as_slice()).ok())?
 }
 
 /// An id that nobody else uses.
 pub fn unique(prefix: &str) -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-    format!("{prefix}-{}-{now}", std::process::id())
+    format!("{prefix}-{}-{now}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Stream {
@@ -41,7 +46,8 @@ impl Stream {
         let id = unique(prefix);
         let (sender, messages) = mpsc::channel(4);
         sender.send(pack(&StreamInit { id: id.clone() })).await.context("open a stream")?;
-        let answer = client.streaming().stream(ReceiverStream::new(messages)).await.context("open a stream")?;
+        let answer =
+            client.streaming().stream(ReceiverStream::new(messages)).await.context("open a stream")?;
         let mut receiver = answer.into_inner();
         if receiver.message().await.context("open a stream")?.is_none() {
             bail!("the daemon closed a new stream at once");
@@ -50,22 +56,24 @@ impl Stream {
     }
 
     /// Sends all of `input` as far as the other side gives credit, then closes the stream.
-    pub async fn send_all(mut self, mut input: impl std::io::Read) -> Result<()> {
-        let mut credit = 0i32;
-        let mut buffer = vec![0; PIECE];
-        loop {
-            while credit <= 0 {
-                let Some(message) = self.receiver.message().await? else { return Ok(()) };
-                credit += unpack::<transfer::WindowUpdate>(&message).map_or(0, |w| w.update);
-            }
-            let most = buffer.len().min(credit as usize);
-            let count = input.read(&mut buffer[..most]).context("read the archive")?;
-            if count == 0 {
-                break;
-            }
-            credit -= count as i32;
-            if self.sender.send(pack(&transfer::Data { data: buffer[..count].to_vec().into() })).await.is_err() {
-                return Ok(()); // the transfer has ended; its own answer says how
+    pub async fn send_all(mut self, input: impl std::io::Read + Send + 'static) -> Result<()> {
+        let mut pieces = read_ahead(input);
+        let mut credit = 0i64;
+        while let Some(piece) = pieces.recv().await {
+            let piece = piece.context("read the archive")?;
+            let mut rest = piece.as_slice();
+            while !rest.is_empty() {
+                while credit <= 0 {
+                    let Some(message) = self.receiver.message().await? else { return Ok(()) };
+                    credit += unpack::<transfer::WindowUpdate>(&message).map_or(0, |w| i64::from(w.update));
+                }
+                let count = rest.len().min(usize::try_from(credit).unwrap_or(PIECE));
+                let (now, later) = rest.split_at(count);
+                credit -= count as i64;
+                rest = later;
+                if self.sender.send(pack(&transfer::Data { data: now.to_vec().into() })).await.is_err() {
+                    return Ok(()); // the transfer has ended; its own answer says how
+                }
             }
         }
         // Dropping the receiver would cancel what is still on its way: close our side and wait for theirs.
@@ -86,11 +94,61 @@ impl Stream {
             let Some(message) = self.receiver.message().await? else { break };
             if let Some(data) = unpack::<transfer::Data>(&message) {
                 output.write_all(&data.data).context("write the archive")?;
-                credit -= data.data.len() as i32;
+                credit = credit.saturating_sub(i32::try_from(data.data.len()).unwrap_or(i32::MAX));
                 total += data.data.len() as u64;
             }
         }
         output.flush().context("write the archive")?;
         Ok(total)
+    }
+}
+
+/// Reads on a thread of its own: standard input may keep us waiting, and everything else must go on.
+fn read_ahead(mut input: impl std::io::Read + Send + 'static) -> mpsc::Receiver<std::io::Result<Vec<u8>>> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let piece = match input.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => Ok(buffer[..count].to_vec()),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            let failed = piece.is_err();
+            if sender.blocking_send(piece).is_err() || failed {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_differ() {
+        assert_ne!(unique("a"), unique("a"));
+    }
+
+    #[test]
+    fn messages_are_told_by_their_type() {
+        let any = pack(&transfer::WindowUpdate { update: 5 });
+        assert_eq!(unpack::<transfer::WindowUpdate>(&any).map(|w| w.update), Some(5));
+        assert!(unpack::<transfer::Data>(&any).is_none());
+        let broken = Any { value: vec![0xff], ..any };
+        assert!(unpack::<transfer::WindowUpdate>(&broken).is_none());
+    }
+
+    #[tokio::test]
+    async fn input_is_read_whole() {
+        let mut pieces = read_ahead(std::io::Cursor::new(vec![7u8; 3 * PIECE + 1]));
+        let mut total = 0;
+        while let Some(piece) = pieces.recv().await {
+            total += piece.unwrap().len();
+        }
+        assert_eq!(total, 3 * PIECE + 1);
     }
 }

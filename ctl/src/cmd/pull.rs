@@ -3,105 +3,94 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use windlass_api::transfer::{ImageStore, OciRegistry, RegistryResolver, UnpackConfiguration};
+use windlass_api::transfer::{ImageStore, OciRegistry, UnpackConfiguration};
 use windlass_core::platform::Platform;
 
 use crate::client::{Client, Global};
+use crate::names::{self, full_name, wire};
+use crate::transfer::RegistryOptions;
 use crate::{output, transfer};
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  windlass pull busybox
+  windlass pull --platform linux/arm64 ghcr.io/owner/name:1.2
+  windlass pull --user me registry.example/team/app
+
+Ctrl-C cancels; what has arrived is kept for the next time.")]
 pub struct Args {
-    /// Image: "busybox" means docker.io/library/busybox:latest
-    image: String,
-    /// Platform instead of this machine's: linux/arm64
+    /// Images; "busybox" means docker.io/library/busybox:latest
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Platform instead of this machine's: linux/arm64; may be given several times
     #[arg(long)]
-    platform: Option<String>,
+    platform: Vec<String>,
+    /// All platforms of the image; this machine's is unpacked
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
+    /// Manifests and configurations of other platforms too
+    #[arg(long)]
+    all_metadata: bool,
     /// Snapshotter to unpack into
     #[arg(long, default_value = "overlayfs")]
     snapshotter: String,
-    /// Speak HTTP without TLS
+    /// Only fetch
     #[arg(long)]
-    plain_http: bool,
-    /// Directory with a hosts.toml per registry
-    #[arg(long, default_value = "")]
-    hosts_dir: String,
-    /// Print only the image's name
+    no_unpack: bool,
+    /// Label of the image: key=value
+    #[arg(long, short, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+    /// Print only the images' names
     #[arg(long, short)]
     quiet: bool,
+    /// User at the registry; without it what `windlass login` and Docker's config.json know
+    #[arg(long, value_name = "NAME[:PASSWORD]", help_heading = "Registry")]
+    user: Option<String>,
+    #[command(flatten)]
+    registry: RegistryOptions,
 }
 
-/// The full name behind what people type: registry, `library/` and tag filled in.
-pub fn full_name(name: &str) -> String {
-    let (host, path) = match name.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path.to_owned()),
-        Some(_) => ("docker.io", name.to_owned()),
-        None => ("docker.io", format!("library/{name}")),
-    };
-    let tagged = path.contains('@') || path.rsplit('/').next().is_some_and(|last| last.contains(':'));
-    format!("{host}/{path}{}", if tagged { "" } else { ":latest" })
-}
-
-pub fn wire(platform: &Platform) -> windlass_api::types::Platform {
-    windlass_api::types::Platform {
-        os: platform.os.clone(),
-        architecture: platform.architecture.clone(),
-        variant: platform.variant.clone(),
-        os_version: platform.os_version.clone(),
-        ..Default::default()
-    }
-}
-
-/// Fetches and unpacks an image with defaults.
-pub async fn fetch(client: &Client, name: &str) -> Result<()> {
-    let host = wire(&Platform::host());
-    let source = OciRegistry { reference: name.to_owned(), resolver: None };
+/// Fetches and unpacks an image for one platform.
+pub async fn into_store(
+    client: &Client,
+    source: &OciRegistry,
+    name: &str,
+    platform: &Platform,
+    snapshotter: &str,
+) -> Result<()> {
+    let unpack = UnpackConfiguration { platform: Some(wire(platform)), snapshotter: snapshotter.to_owned() };
     let destination = ImageStore {
         name: name.to_owned(),
-        platforms: vec![host.clone()],
-        unpacks: vec![UnpackConfiguration { platform: Some(host), snapshotter: "overlayfs".into() }],
+        platforms: vec![wire(platform)],
+        unpacks: vec![unpack],
         ..Default::default()
     };
-    transfer::run(client, &source, &destination, false).await
+    transfer::run(client, source, &destination, false).await.map(|_| ())
 }
 
 pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
     let client = Client::connect(&global).await?;
-    let name = full_name(&args.image);
-    let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), Platform::parse)?;
-    let source = OciRegistry {
-        reference: name.clone(),
-        resolver: Some(RegistryResolver {
-            host_dir: args.hosts_dir,
-            default_scheme: if args.plain_http { "http".into() } else { String::new() },
-            ..Default::default()
-        }),
-    };
-    let destination = ImageStore {
-        name: name.clone(),
-        platforms: vec![wire(&platform)],
-        unpacks: vec![UnpackConfiguration { platform: Some(wire(&platform)), snapshotter: args.snapshotter }],
-        ..Default::default()
-    };
-    transfer::run(&client, &source, &destination, args.quiet).await?;
-    output::print(&format!("{name}\n"))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::full_name;
-
-    #[test]
-    fn names_are_filled_in() {
-        for (short, full) in [
-            ("busybox", "docker.io/library/busybox:latest"),
-            ("busybox:1.36", "docker.io/library/busybox:1.36"),
-            ("a/b", "docker.io/a/b:latest"),
-            ("localhost/a", "localhost/a:latest"),
-            ("127.0.0.1:5000/a/b", "127.0.0.1:5000/a/b:latest"),
-            ("ghcr.io/a/b@sha256:0", "ghcr.io/a/b@sha256:0"),
-        ] {
-            assert_eq!(full_name(short), full);
-        }
+    let mut platforms = args.platform.iter().map(|p| Platform::parse(p)).collect::<Result<Vec<_>, _>>()?;
+    if platforms.is_empty() {
+        platforms.push(Platform::host());
     }
+    let unpack =
+        |p: &Platform| UnpackConfiguration { platform: Some(wire(p)), snapshotter: args.snapshotter.clone() };
+    let unpacks: Vec<_> = if args.no_unpack { Vec::new() } else { platforms.iter().map(unpack).collect() };
+    for image in &args.images {
+        let name = full_name(image);
+        let source = args.registry.registry(&client, &name, args.user.as_deref()).await?;
+        let destination = ImageStore {
+            name: name.clone(),
+            labels: names::pairs("label", &args.label)?,
+            platforms: if args.all_platforms { Vec::new() } else { platforms.iter().map(wire).collect() },
+            all_metadata: args.all_metadata,
+            unpacks: unpacks.clone(),
+            ..Default::default()
+        };
+        transfer::run(&client, &source, &destination, args.quiet).await?;
+        output::print(&format!("{name}\n"))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

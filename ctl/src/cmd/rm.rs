@@ -4,19 +4,23 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use tonic::Code;
-use windlass_api::services::containers::{DeleteContainerRequest, GetContainerRequest, ListContainersRequest};
+use windlass_api::services::containers::{DeleteContainerRequest, ListContainersRequest};
 use windlass_api::services::namespaces::ListNamespacesRequest;
 use windlass_api::services::snapshots::RemoveSnapshotRequest;
-use windlass_api::services::tasks::{DeleteTaskRequest, KillRequest, ListTasksRequest, WaitRequest};
+use windlass_api::services::tasks::ListTasksRequest;
+use windlass_api::types::task::Status;
 
+use super::each;
 use crate::client::{Client, Global};
-use crate::output;
+use crate::output::{self, Remedy};
+use crate::run::{container, io, log, task};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Containers
+    #[arg(required_unless_present = "all")]
     ids: Vec<String>,
-    /// Kill what runs
+    /// Kill what runs; what is not there is fine
     #[arg(long, short)]
     force: bool,
     /// All containers of the namespace
@@ -25,6 +29,9 @@ pub struct Args {
     /// With --all: of every namespace
     #[arg(long, requires = "all")]
     all_namespaces: bool,
+    /// Keep the container's file system, as a snapshot of its name
+    #[arg(long)]
+    keep_snapshot: bool,
 }
 
 /// Success where the thing was gone already.
@@ -36,30 +43,35 @@ pub fn gone_is_fine<T>(result: Result<T, tonic::Status>) -> Result<(), tonic::St
 }
 
 /// Ends a task and removes it; with `force` also one that runs.
-pub async fn remove_task(client: &Client, id: &str, force: bool) -> Result<()> {
-    let mut tasks = client.tasks();
-    if force {
-        let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
-        let mut waiter = client.tasks();
-        let waiting = tokio::spawn(async move { waiter.wait(wait).await });
-        let kill = KillRequest { container_id: id.to_owned(), signal: 9, all: true, ..Default::default() };
-        match tasks.kill(kill).await {
-            Ok(_) => gone_is_fine(waiting.await?)?,
-            // Never started or ended already: deletion says which.
-            Err(_) => waiting.abort(),
-        }
+async fn remove_task(client: &Client, id: &str, force: bool) -> Result<()> {
+    let Some(found) = task::get(client, id).await? else { return Ok(()) };
+    if !matches!(found.status(), Status::Stopped | Status::Created) && !force {
+        let error = anyhow::anyhow!("container {id} is {}", crate::json::status(found.status()));
+        return Err(error)
+            .remedy(format!("stop it first: windlass stop {id}; or remove it all the same with --force"));
     }
-    Ok(gone_is_fine(tasks.delete(DeleteTaskRequest { container_id: id.to_owned() }).await)?)
+    // One that was never started is killed as well: its first process waits.
+    task::end(client, id).await?;
+    task::delete(client, id).await?;
+    io::remove([&found.stdin, &found.stdout, &found.stderr]);
+    Ok(())
 }
 
-/// Removes a container's task, record and snapshot.
+/// Removes a container's task, record, snapshot and log.
 pub async fn remove(client: &Client, id: &str, force: bool) -> Result<()> {
-    let container = client.containers().get(GetContainerRequest { id: id.to_owned() }).await?.into_inner().container;
-    let container = container.unwrap_or_default();
+    remove_but(client, id, force, false).await
+}
+
+async fn remove_but(client: &Client, id: &str, force: bool, keep_snapshot: bool) -> Result<()> {
+    let container = container::get(client, id).await?;
     remove_task(client, id, force).await?;
-    client.containers().delete(DeleteContainerRequest { id: id.to_owned() }).await?;
-    if !container.snapshot_key.is_empty() {
-        let request = RemoveSnapshotRequest { snapshotter: container.snapshotter, key: container.snapshot_key };
+    gone_is_fine(client.containers().delete(DeleteContainerRequest { id: id.to_owned() }).await)?;
+    if let Some(uri) = container.labels.get(log::LABEL) {
+        log::remove(uri);
+    }
+    if !container.snapshot_key.is_empty() && !keep_snapshot {
+        let request =
+            RemoveSnapshotRequest { snapshotter: container.snapshotter, key: container.snapshot_key };
         gone_is_fine(client.snapshots().remove(request).await)?;
     }
     Ok(())
@@ -67,41 +79,53 @@ pub async fn remove(client: &Client, id: &str, force: bool) -> Result<()> {
 
 async fn remove_all(client: &Client, force: bool) -> Result<usize> {
     let mut failed = 0;
-    let containers = client.containers().list(ListContainersRequest::default()).await?.into_inner().containers;
+    let mut tell = |id: &str, error: &anyhow::Error| {
+        output::warn(&format!("{}: {}", output::safe(id), output::error(error)));
+        failed += 1;
+    };
+    let containers =
+        client.containers().list(ListContainersRequest::default()).await?.into_inner().containers;
     for container in containers {
-        if let Err(error) = remove(client, &container.id, force).await {
-            eprintln!("windlass: {}: {}", output::safe(&container.id), output::error(&error));
-            failed += 1;
+        match remove(client, &container.id, force).await {
+            Ok(()) => output::print(&format!("{}\n", container.id))?,
+            Err(error) => tell(&container.id, &error),
         }
     }
     // Tasks whose container record is gone.
     for task in client.tasks().list(ListTasksRequest::default()).await?.into_inner().tasks {
         let id = if task.id.is_empty() { task.container_id } else { task.id };
-        remove_task(client, &id, force).await?;
+        if force && let Err(error) = remove_task(client, &id, force).await {
+            tell(&id, &error);
+        }
     }
     Ok(failed)
 }
 
 pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
     let client = Client::connect(&global).await?;
+    if !args.all {
+        return each(&args.ids, async |id| {
+            if id.is_empty() {
+                bail!("name the containers, or use --all");
+            }
+            match remove_but(&client, id, args.force, args.keep_snapshot).await {
+                Err(error)
+                    if args.force && output::status(&error).is_some_and(|s| s.code() == Code::NotFound) => {}
+                other => other?,
+            }
+            Ok(id.to_owned())
+        })
+        .await;
+    }
     let mut failed = 0;
     if args.all_namespaces {
-        for namespace in client.namespaces().list(ListNamespacesRequest::default()).await?.into_inner().namespaces {
+        for namespace in
+            client.namespaces().list(ListNamespacesRequest::default()).await?.into_inner().namespaces
+        {
             failed += remove_all(&client.in_namespace(&namespace.name)?, args.force).await?;
         }
-    } else if args.all {
+    } else {
         failed += remove_all(&client, args.force).await?;
-    } else if args.ids.is_empty() {
-        bail!("name the containers, or use --all");
-    }
-    for id in &args.ids {
-        match remove(&client, id, args.force).await {
-            Ok(()) => output::print(&format!("{id}\n"))?,
-            Err(error) => {
-                eprintln!("windlass: {}: {}", output::safe(id), output::error(&error));
-                failed += 1;
-            }
-        }
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -2,82 +2,134 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
-use windlass_api::services::containers::GetContainerRequest;
-use windlass_api::services::images::GetImageRequest;
+use anyhow::{Result, bail};
+use windlass_api::services::containers::Container;
 
+use super::rm;
 use crate::client::{Client, Global};
-use crate::cmd::{pull, rm};
-use crate::output;
-use crate::run::io::Fifos;
-use crate::run::task::{Process, exit_code};
-use crate::run::{container, image};
+use crate::output::{self, run_error};
+use crate::run::io::{Fifos, Keys};
+use crate::run::task::{self, Outcome, Process};
+use crate::run::{container, log};
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  windlass run --rm -it busybox sh
+  windlass run -d --name web -m 256m --cpus 0.5 -v /srv/www:/www:ro nginx
+  windlass run --rm --network host -u nobody -e TZ=UTC alpine date
+
+Without a terminal (-t) a container's output and errors stay apart. Ctrl-p ctrl-q leaves an interactive container and
+lets it run. The exit code is the container's; 125 where windlass failed, 126 where the command cannot be run, 127
+where it does not exist.")]
 pub struct Args {
     #[command(flatten)]
     container: container::Options,
-    /// Run in the background
-    #[arg(long, short, conflicts_with_all = ["interactive", "rm"])]
+    /// Run in the background; the output goes to a log, see `windlass logs`
+    #[arg(long, short, conflicts_with = "rm", help_heading = "Container")]
     detach: bool,
-    /// Pass standard input on
-    #[arg(long, short)]
-    interactive: bool,
-    /// Remove the container when it ends
-    #[arg(long)]
+    /// Remove the container when it has ended
+    #[arg(long, help_heading = "Container")]
     rm: bool,
-    /// Image
+    /// Keys that leave a container on a terminal
+    #[arg(long, default_value = "ctrl-p,ctrl-q", value_name = "KEYS", help_heading = "Container")]
+    detach_keys: Keys,
+    /// Image; "busybox" means docker.io/library/busybox:latest
     image: String,
-    /// Command and its arguments
+    /// Command and its arguments, instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
-/// The image by the name that was typed, or filled in; fetched where it is missing.
-pub async fn image(client: &Client, typed: &str) -> Result<image::Image> {
-    for name in [typed.to_owned(), pull::full_name(typed)] {
-        if client.images().get(GetImageRequest { name: name.clone() }).await.is_ok() {
-            return image::find(client, &name).await;
-        }
-    }
-    let name = pull::full_name(typed);
-    pull::fetch(client, &name).await?;
-    image::find(client, &name).await
+pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
+    run_it(global, args).await.map_err(run_error)
 }
 
-pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
+async fn run_it(global: Global, args: Args) -> Result<ExitCode> {
     let client = Client::connect(&global).await?;
-    let image = image(&client, &args.image).await?;
-    let terminal = args.container.tty;
-    let id = container::create(&client, &image, &args.container, &args.args, args.detach).await?;
-    let result = start(&client, &id, &args, terminal).await;
-    if args.rm || result.is_err() {
+    let image = container::image(&client, &args.container, &args.image).await?;
+    let id = container::create(&client, &image, &args.container, &args.args).await?;
+    let result = start(&client, &id, &args).await;
+    let stays = matches!(result, Ok(Outcome::Detached | Outcome::Abandoned));
+    if result.is_err() || (args.rm && !stays) {
         // The first error is the one to show.
         let removed = rm::remove(&client, &id, true).await;
         if result.is_ok() {
             removed?;
         }
     }
-    result
-}
-
-async fn start(client: &Client, id: &str, args: &Args, terminal: bool) -> Result<ExitCode> {
-    let record = client.containers().get(GetContainerRequest { id: id.to_owned() }).await?.into_inner();
-    let record = record.container.unwrap_or_default();
-    let process = Process { container: id.to_owned(), exec: String::new() };
     if args.detach {
-        container::create_task(client, &record, None, terminal).await?;
-        process.start(client).await?;
+        result?;
         output::print(&format!("{id}\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut fifos = Fifos::new(terminal, args.interactive)?;
-    // The shim opens the fifos while it creates the task, and waits for the other end.
-    fifos.copy(process.close_stdin(client));
-    container::create_task(client, &record, Some(&fifos), terminal).await?;
-    let status = process.run_attached(client, &mut fifos, terminal).await?;
-    if !args.rm {
-        rm::remove_task(client, id, false).await?;
+    Ok(container::left(&result?, &id))
+}
+
+async fn start(client: &Client, id: &str, args: &Args) -> Result<Outcome> {
+    let record = container::get(client, id).await?;
+    if args.detach {
+        detached(client, &record).await?;
+        return Ok(Outcome::Detached);
     }
-    Ok(exit_code(status))
+    let outcome = attached(client, &record, args.container.interactive, &args.detach_keys).await?;
+    if let (Outcome::Exited(status), false) = (&outcome, args.rm) {
+        task::delete(client, id).await?;
+        container::note_exit(client, id, *status).await;
+    }
+    Ok(outcome)
+}
+
+/// Starts a task whose output goes where the record's label says.
+pub async fn detached(client: &Client, record: &Container) -> Result<()> {
+    let terminal = container::has_terminal(record);
+    let interactive = record.labels.contains_key(container::INTERACTIVE);
+    // Somebody may attach later: the shim holds standard input open until then.
+    let fifos = if interactive { Some(Fifos::new(true, false, false)?) } else { None };
+    let stdin = fifos.as_ref().map(|f| f.stdin.clone()).unwrap_or_default();
+    let stdout = match record.labels.get(log::LABEL) {
+        Some(uri) => uri.clone(),
+        None => format!("file://{}", log::new_file(&client.namespace, &record.id)?.display()),
+    };
+    let stderr = if terminal { "" } else { &stdout };
+    task::create(client, record, [&stdin, &stdout, stderr], terminal).await?;
+    if let Err(error) = Process::main(&record.id).start(client).await {
+        // The first error is the one to show.
+        let _ = task::delete(client, &record.id).await;
+        return Err(error);
+    }
+    if let Some(fifos) = fifos {
+        fifos.keep();
+    }
+    Ok(())
+}
+
+/// Starts a task at this terminal and stays with it.
+pub async fn attached(
+    client: &Client,
+    record: &Container,
+    interactive: bool,
+    keys: &Keys,
+) -> Result<Outcome> {
+    use std::io::IsTerminal;
+    let terminal = container::has_terminal(record);
+    if terminal && interactive && !std::io::stdin().is_terminal() {
+        bail!("standard input is no terminal: leave -t out, or run this at a terminal");
+    }
+    let mut fifos = Fifos::new(interactive, true, !terminal)?;
+    // The shim opens the fifos while it creates the task, and waits for the other end.
+    fifos.copy_output();
+    task::create(client, record, [&fifos.stdin, &fifos.stdout, &fifos.stderr], terminal).await?;
+    let process = Process::main(&record.id);
+    let outcome = process.run(client, &mut fifos, terminal, keys).await;
+    match &outcome {
+        Ok(Outcome::Detached | Outcome::Abandoned | Outcome::Unread) => fifos.keep(),
+        Ok(Outcome::Exited(_)) => {}
+        // Not started, or nobody knows: leave nothing that runs without its streams.
+        Err(_) => {
+            let _ = task::end(client, &record.id).await;
+            let _ = task::delete(client, &record.id).await;
+        }
+    }
+    outcome
 }

@@ -12,21 +12,12 @@ use crate::output;
 #[derive(clap::Args)]
 pub struct Args {
     /// Wait so long for a daemon that is just starting: 500ms, 10s
-    #[arg(long, value_parser = duration)]
+    #[arg(long, value_parser = output::duration, value_name = "TIME")]
     wait: Option<Duration>,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
-    let number: f64 = number.parse().map_err(|_| "a number with ms, s or m expected".to_owned())?;
-    let factor = match unit {
-        "ms" => 0.001,
-        "s" | "" => 1.0,
-        "m" => 60.0,
-        _ => return Err("the units are ms, s and m".to_owned()),
-    };
-    Duration::try_from_secs_f64(number * factor).map_err(|e| e.to_string())
-}
+/// Between two attempts to reach a daemon that is starting.
+const AGAIN: Duration = Duration::from_millis(5);
 
 #[derive(Serialize)]
 struct Version {
@@ -38,8 +29,9 @@ struct Version {
 
 async fn ask(global: &Global) -> Result<Version> {
     let client = Client::connect(global).await?;
-    let version = client.version().version(()).await?.into_inner();
-    let server = client.introspection().server(()).await?.into_inner();
+    let (mut version, mut introspection) = (client.version(), client.introspection());
+    let (version, server) = tokio::try_join!(version.version(()), introspection.server(()))?;
+    let (version, server) = (version.into_inner(), server.into_inner());
     Ok(Version {
         client: env!("CARGO_PKG_VERSION").to_owned(),
         server: version.version,
@@ -50,16 +42,18 @@ async fn ask(global: &Global) -> Result<Version> {
 
 pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
     let begun = Instant::now();
+    let wait = args.wait.unwrap_or_default();
     let version = loop {
         match ask(&global).await {
             Ok(version) => break version,
-            Err(error) => {
-                let wait = args.wait.unwrap_or_default();
-                if begun.elapsed() >= wait {
-                    return Err(if wait.is_zero() { error } else { anyhow!(error).context(format!("no answer within {wait:?}")) });
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+            Err(error) if begun.elapsed() >= wait => {
+                return Err(if wait.is_zero() {
+                    error
+                } else {
+                    anyhow!("no answer within {wait:?}: {}", output::error(&error))
+                });
             }
+            Err(_) => tokio::time::sleep(AGAIN).await,
         }
     };
     match &global.format {

@@ -3,7 +3,9 @@
 pub mod container;
 pub mod image;
 pub mod io;
+pub mod log;
 pub mod spec;
 pub mod task;
 pub mod terminal;
+pub mod unpack;
 pub mod user;
