@@ -64,7 +64,7 @@ impl Place {
     }
 
     /// Begins anew: what was there is gone.
-    pub fn create(&self, reference: &str, total: u64) -> Result<File, Error> {
+    pub fn create(&self, reference: &str, total: u64, now: SystemTime) -> Result<File, Error> {
         windlass_core::tree::remove_path(&self.0).map_err(Error::io("remove", &self.0))?;
         std::fs::DirBuilder::new()
             .mode(0o700)
@@ -73,7 +73,11 @@ impl Place {
         let write = |name: &str, text: &str| {
             let path = self.0.join(name);
             let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
-            let written = file.and_then(|mut f| std::io::Write::write_all(&mut f, text.as_bytes()));
+            let written = file.and_then(|mut f| {
+                std::io::Write::write_all(&mut f, text.as_bytes())?;
+                // The kernel's own stamp is of its last tick, before what the caller took for now.
+                f.set_modified(now)
+            });
             written.map_err(Error::io("write", &path))
         };
         write("ref", reference)?;

@@ -50,8 +50,8 @@ impl Ingest {
                 (file, status)
             }
             None => {
-                let file = place.create(&options.reference, options.total)?;
                 let now = SystemTime::now();
+                let file = place.create(&options.reference, options.total, now)?;
                 let status = Status {
                     reference: options.reference,
                     offset: 0,
@@ -72,7 +72,8 @@ impl Ingest {
         self.hasher.update(data);
         self.status.offset += data.len() as u64;
         self.status.updated_at = SystemTime::now();
-        Ok(())
+        // What a later writer resumes with says the same time.
+        self.file.set_modified(self.status.updated_at).map_err(Error::io("stamp", &self.place.data()))
     }
 
     fn truncate(&mut self, size: u64) -> Result<()> {
