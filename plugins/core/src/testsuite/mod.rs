@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod container;
+pub mod content;
 pub mod image;
 pub mod lease;
 pub mod metastore;
 pub mod namespace;
 pub mod sandbox;
+pub mod snapshot;
