@@ -8,6 +8,8 @@ use std::io::{self, Read};
 const BLOCK: usize = 512;
 /// Longest extension (long name, PAX records), in bytes.
 const MAX_EXTENSION: u64 = 64 << 10;
+/// Largest entry, in bytes.
+const MAX_SIZE: u64 = 1 << 50;
 /// Extensions before one entry.
 const MAX_EXTENSIONS: usize = 4;
 
@@ -65,6 +67,9 @@ impl<R: Read> Reader<R> {
             self.skip()?;
             let Some(block) = self.block()? else { return Ok(None) };
             let size = number(&block[124..136])?;
+            if size > MAX_SIZE {
+                return Err(bad("size out of range"));
+            }
             let typeflag = block[156];
             let with_data = !matches!(typeflag, b'1'..=b'6');
             self.left = if with_data { size } else { 0 };
@@ -102,7 +107,7 @@ impl<R: Read> Reader<R> {
         };
         let size = if typeflag == b'0' || typeflag == 0 || typeflag == b'7' { found.size.unwrap_or(size) } else { self.left };
         self.left = size;
-        self.padding = size.checked_next_multiple_of(BLOCK as u64).ok_or_else(|| bad("size out of range"))? - size;
+        self.padding = size.next_multiple_of(BLOCK as u64) - size;
         Ok(Entry { name, kind, size })
     }
 
@@ -179,7 +184,8 @@ impl Extensions {
                 b"path" => self.path = once(self.path.take(), text()?)?,
                 b"linkpath" => self.link = once(self.link.take(), text()?)?,
                 b"size" => {
-                    let size = text()?.parse().map_err(|_| bad("a PAX size that is no number"))?;
+                    let size = text()?.parse().ok().filter(|s| *s <= MAX_SIZE);
+                    let size = size.ok_or_else(|| bad("a PAX size that is out of range"))?;
                     self.size = once(self.size.take(), size)?;
                 }
                 key if key.starts_with(b"GNU.sparse") => return Err(bad("sparse files are not supported")),
@@ -266,7 +272,10 @@ mod tests {
         let long_name = header("x", 0, 1 << 40, b'L');
         let mut sparse = header("x", 0, 0, b'S');
         sparse.extend([0; BLOCK]);
-        for tar in [flipped, huge, long_name, sparse, good[..100].to_vec()] {
+        let mut pax = header("x", 0, 28, b'x');
+        pax.extend(b"28 size=18446744073709551615\n");
+        pax.resize(2 * BLOCK, 0);
+        for tar in [flipped, huge, long_name, sparse, pax, good[..100].to_vec()] {
             let mut reader = Reader::new(&tar[..]);
             assert!(reader.entry().and_then(|_| reader.entry()).is_err());
         }

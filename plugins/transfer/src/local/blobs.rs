@@ -149,37 +149,64 @@ impl Blobs {
         }
         let _guard = self.lock(digest).await?;
         match self.content().info(&self.job.cx, digest).await {
-            Ok(info) => {
-                let data = read_all(self.content(), &self.job.cx, digest, MAX_DOCUMENT).await?;
-                let mut wanted = labels(&data)?;
-                wanted.extend(self.source(Some(&info.labels)));
-                self.label(digest, &info.labels, wanted).await?;
-                self.tracker.exists(descriptor);
-                return Ok(data);
-            }
+            Ok(_) => return self.present_document(descriptor, labels).await,
             Err(error) if error.is_not_found() && self.client.is_some() => {}
             Err(error) => return Err(error),
         }
+        let Some(mut writer) = self.writer(descriptor).await? else {
+            return self.present_document(descriptor, labels).await;
+        };
+        // All of it is there where another namespace has it, or where a transfer ended just before its commit.
+        if writer.status().offset == descriptor.size
+            && let Ok(_) = writer.commit(descriptor.size, Some(digest), Labels::new()).await
+        {
+            return self.present_document(descriptor, labels).await;
+        }
+        match self.new_document(descriptor, writer, labels).await {
+            Ok(data) => {
+                self.tracker.complete(descriptor);
+                crate::step!("pull.after-document");
+                Ok(data)
+            }
+            Err(error) => {
+                self.abort(descriptor).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn present_document(
+        &self,
+        descriptor: &Descriptor,
+        labels: impl FnOnce(&[u8]) -> Result<Labels>,
+    ) -> Result<Bytes> {
+        let digest = &descriptor.digest;
+        let data = read_all(self.content(), &self.job.cx, digest, MAX_DOCUMENT).await?;
+        let info = self.content().info(&self.job.cx, digest).await?;
+        let mut wanted = labels(&data)?;
+        wanted.extend(self.source(Some(&info.labels)));
+        self.label(digest, &info.labels, wanted).await?;
+        self.tracker.exists(descriptor);
+        Ok(data)
+    }
+
+    async fn new_document(
+        &self,
+        descriptor: &Descriptor,
+        mut writer: Box<dyn Writer>,
+        labels: impl FnOnce(&[u8]) -> Result<Labels>,
+    ) -> Result<Bytes> {
         let data = self.download_document(descriptor).await?;
         let mut wanted = labels(&data)?;
         wanted.extend(self.source(None));
-        if let Some(mut writer) = self.writer(descriptor).await? {
-            if writer.status().offset != 0 {
-                writer.truncate(0).await?;
-            }
-            writer.write(data.clone()).await?;
-            match writer.commit(descriptor.size, Some(digest), wanted.clone()).await {
-                Ok(_) => {
-                    self.tracker.complete(descriptor);
-                    crate::step!("pull.after-document");
-                    return Ok(data);
-                }
-                Err(error) if error.is(Class::AlreadyExists) => {}
-                Err(error) => return Err(error),
-            }
+        if writer.status().offset != 0 {
+            writer.truncate(0).await?;
         }
-        self.add_labels(digest, wanted).await?;
-        self.tracker.exists(descriptor);
+        writer.write(data.clone()).await?;
+        match writer.commit(descriptor.size, Some(&descriptor.digest), wanted.clone()).await {
+            Err(error) if error.is(Class::AlreadyExists) => self.add_labels(&descriptor.digest, wanted).await?,
+            committed => _ = committed?,
+        }
         Ok(data)
     }
 
@@ -253,37 +280,37 @@ impl Blobs {
             self.tracker.exists(descriptor);
             return Ok(Got::Stored);
         };
+        let result = self.new_blob(descriptor, &mut *writer, tee).await;
+        if let Err(error) = &result {
+            // What may be resumed stays: a good beginning, and what came whole but could not be unpacked here.
+            let status = writer.status();
+            let lies = status.offset >= descriptor.size && writer.digest() != *digest;
+            drop(writer);
+            if status.offset == 0 || lies || error.is(Class::FailedPrecondition) || error.is(Class::InvalidArgument) {
+                self.abort(descriptor).await;
+            }
+        }
+        result
+    }
+
+    async fn new_blob(
+        &self,
+        descriptor: &Descriptor,
+        writer: &mut dyn Writer,
+        tee: Option<Tee<'_>>,
+    ) -> Result<Got> {
+        let digest = &descriptor.digest;
         if writer.status().offset > descriptor.size {
             writer.truncate(0).await?;
         }
-        let offset = writer.status().offset;
         let mut labels = self.source(None);
-        let got = match tee.filter(|_| offset == 0) {
+        let got = match tee.filter(|_| writer.status().offset == 0) {
             None => {
-                self.download(descriptor, &mut *writer, None).await?;
+                self.download(descriptor, writer, None).await?;
                 Got::Stored
             }
             Some(tee) => {
-                let (sender, parts) = mpsc::channel(QUEUE);
-                let pipe = Pipe { parts, current: Bytes::new(), ended: false, touched: false };
-                let unpacking = (tee.start)(pipe);
-                let downloaded = self.download(descriptor, &mut *writer, Some(sender)).await;
-                let applied = unpacking
-                    .await
-                    .map_err(|e| Error::internal(format!("unpacking of {digest} ended")).with_source(e))?;
-                // Where the download broke off, that is why the unpacking failed too; not the other way round.
-                let applied = match (downloaded, applied) {
-                    (Err(error), Err(cause)) if error.is(Class::Aborted) => {
-                        return Err(self.refused(descriptor, writer, cause).await);
-                    }
-                    (Err(error), _) => return Err(error),
-                    (Ok(()), Err(cause)) => return Err(self.refused(descriptor, writer, cause).await),
-                    (Ok(()), Ok(applied)) => applied,
-                };
-                if applied.diff_id != tee.diff_id {
-                    self.abort(descriptor, writer).await;
-                    return Err(wrong_diff_id(&applied.diff_id, &tee.diff_id, digest));
-                }
+                let applied = self.download_and_unpack(descriptor, writer, tee).await?;
                 crate::step!("pull.after-apply");
                 labels.insert(media::LABEL_UNCOMPRESSED.into(), applied.diff_id.to_string());
                 Got::Applied(applied)
@@ -291,38 +318,42 @@ impl Blobs {
         };
         crate::step!("pull.after-fetch");
         match writer.commit(descriptor.size, Some(digest), labels.clone()).await {
-            Ok(_) => {}
             Err(error) if error.is(Class::AlreadyExists) => self.add_labels(digest, labels).await?,
-            Err(error) => {
-                if error.is(Class::FailedPrecondition) {
-                    // What the registry gave is not what was asked for: nothing of it may be resumed.
-                    self.abort(descriptor, writer).await;
-                }
-                return Err(error.context(format!("commit layer {digest}")));
-            }
+            committed => _ = committed.map_err(|e| e.context(format!("commit layer {digest}")))?,
         }
         self.tracker.complete(descriptor);
         crate::step!("pull.after-content-commit");
         Ok(got)
     }
 
-    /// A layer that could not be unpacked: the registry's bytes are checked first, for wrong ones are the likelier
-    /// cause and must not be resumed.
-    async fn refused(&self, descriptor: &Descriptor, writer: Box<dyn Writer>, cause: Error) -> Error {
-        let digest = writer.digest();
-        if writer.status().offset == descriptor.size && digest != descriptor.digest {
-            self.abort(descriptor, writer).await;
-            return Error::precondition(format!(
-                "unexpected digest {digest} of what the registry gave as {}",
-                descriptor.digest
-            ))
-            .with_source(cause);
+    async fn download_and_unpack(
+        &self,
+        descriptor: &Descriptor,
+        writer: &mut dyn Writer,
+        tee: Tee<'_>,
+    ) -> Result<Applied> {
+        let digest = &descriptor.digest;
+        let (sender, parts) = mpsc::channel(QUEUE);
+        let unpacking = (tee.start)(Pipe { parts, current: Bytes::new(), ended: false, touched: false });
+        let downloaded = self.download(descriptor, writer, Some(sender)).await;
+        let applied =
+            unpacking.await.map_err(|e| Error::internal(format!("unpacking of {digest} ended")).with_source(e))?;
+        // Where the download broke off, that is why the unpacking failed too; not the other way round.
+        let applied = match (downloaded, applied) {
+            (Err(error), Err(cause)) if error.is(Class::Aborted) => return Err(refused(descriptor, writer, cause)),
+            (Err(error), _) => return Err(error),
+            (Ok(()), Err(cause)) => return Err(refused(descriptor, writer, cause)),
+            (Ok(()), Ok(applied)) => applied,
+        };
+        if applied.diff_id != tee.diff_id {
+            // The same of wrong bytes: they are the likelier cause.
+            let error = wrong_diff_id(&applied.diff_id, &tee.diff_id, digest);
+            return Err(if writer.digest() == *digest { error } else { refused(descriptor, writer, error) });
         }
-        cause.context(format!("failed to extract layer ({} {})", descriptor.media_type, descriptor.digest))
+        Ok(applied)
     }
 
-    async fn abort(&self, descriptor: &Descriptor, writer: Box<dyn Writer>) {
-        drop(writer);
+    async fn abort(&self, descriptor: &Descriptor) {
         let reference = ref_key(descriptor);
         match self.content().abort(&self.job.cx, &reference).await {
             Err(error) if !error.is_not_found() => {
@@ -358,6 +389,17 @@ impl Blobs {
         }
         Ok(())
     }
+}
+
+/// A layer that could not be unpacked: where all of it came and is not what was asked for, that is why.
+fn refused(descriptor: &Descriptor, writer: &dyn Writer, cause: Error) -> Error {
+    let digest = writer.digest();
+    if writer.status().offset == descriptor.size && digest != descriptor.digest {
+        let wanted = &descriptor.digest;
+        return Error::precondition(format!("unexpected digest {digest} of what the registry gave as {wanted}"))
+            .with_source(cause);
+    }
+    cause.context(format!("failed to extract layer ({} {})", descriptor.media_type, descriptor.digest))
 }
 
 pub fn wrong_diff_id(got: &Digest, want: &Digest, layer: &Digest) -> Error {
