@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -15,6 +16,8 @@ use crate::log;
 use crate::readiness::{self, Ready};
 
 const CHUNK: usize = 32 << 10;
+/// How long a terminal whose process has ended is read while others still hold it and are silent.
+const LINGER: Duration = Duration::from_millis(200);
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -133,7 +136,15 @@ async fn copy(source: &Source, target: &Target, ended: &mut Option<watch::Receiv
                 Ok(Read::Done) => tokio::task::yield_now().await,
                 Ok(Read::Rest(rest)) => target.write(&rest).await?,
                 Ok(Read::End) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // A pipe without data is empty for good. A terminal passes on what was written to it a moment later,
+                // and says when its last user has gone.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let Source::Shared(terminal) = source else { return Ok(()) };
+                    match tokio::time::timeout(LINGER, terminal.readable()).await {
+                        Ok(guard) => guard?.clear_ready_matching(tokio::io::Ready::READABLE),
+                        Err(_) => return Ok(()),
+                    }
+                }
                 Err(error) => return Err(error),
             }
             continue;
