@@ -85,7 +85,7 @@ impl Bundle {
         symlink(&self.work, self.path.join("work")).map_err(Error::io("link", self.path.join("work")))
     }
 
-    /// Makes the work directory, empty. On the disk, and slower than all the rest, so it is done while the shim starts.
+    /// Makes the work directory, empty.
     pub fn make_work(&self) -> Result<()> {
         let made = match mkdir(&self.work, 0o711) {
             Err(e) if e.kind() == ErrorKind::NotFound => {

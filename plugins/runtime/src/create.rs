@@ -21,6 +21,7 @@ use crate::{connection, log, step};
 /// A shim that is there, and how it came to be.
 struct Launched {
     endpoint: Endpoint,
+    shared: bool,
     log: std::os::fd::OwnedFd,
 }
 
@@ -106,33 +107,29 @@ impl Inner {
                     undo(&bundle, filled.map(|log| (binary, log)))
                 })
                 .await?;
-            return Ok((binary, Launched { endpoint: answered, log }));
+            return Ok((binary, Launched { endpoint: answered, shared: true, log }));
         }
         let params =
             bootstrap::params(&launcher.settings, &bundle.namespace, &bundle.id, options.options.as_ref());
         let own = bundle.clone();
-        let (binary, log, process) = self
+        let (binary, log, begun) = self
             .launcher
             .pool
             .start(move || {
                 let binary = launcher.resolve(&runtime)?;
                 own.create(spec.as_deref())?;
-                let begun = begin(&launcher, &own, &binary, params);
-                undo(&own, begun.map(|(log, process)| (binary, log, process)))
+                let log = undo(&own, ready(&own, &binary))?;
+                let begun = launcher.begin(&own, &binary, params);
+                Ok((binary, log, begun))
             })
             .await?;
-        // The shim is starting meanwhile.
-        let work = bundle.clone();
-        let (answer, work) =
-            tokio::join!(self.launcher.answer(process), self.launcher.pool.start(move || work.make_work()));
         let launched = async {
-            let endpoint = answer?;
-            work?;
+            let endpoint = self.launcher.answer(bundle, begun?).await?;
             step!("create.launched");
             Ok(endpoint)
         };
         match launched.await {
-            Ok(endpoint) => Ok((binary, Launched { endpoint, log })),
+            Ok(endpoint) => Ok((binary, Launched { endpoint, shared: false, log })),
             Err(error) => {
                 self.discard(bundle, &binary).await;
                 Err(error)
@@ -140,22 +137,19 @@ impl Inner {
         }
     }
 
-    /// Connects to a shim and, at the same time, notes where it is.
+    /// Connects to a shim.
     async fn attach(
         self: &Arc<Self>,
         bundle: Bundle,
         binary: PathBuf,
         launched: Launched,
     ) -> Result<Arc<Task>> {
-        let Launched { endpoint, log } = launched;
+        let Launched { endpoint, shared, log } = launched;
         let log = log::follow(log, bundle.namespace.clone(), bundle.id.clone()).ok();
-        let shim = Shim::new(endpoint.clone(), &bundle.namespace);
-        let task = Arc::new(Task::new(bundle.clone(), binary, shim, log));
-        let noted = self.launcher.pool.start(move || bundle.write_endpoint(&endpoint));
+        let shim = Shim::new(endpoint, &bundle.namespace);
+        let task = Arc::new(Task::new(bundle, binary, shared, shim, log));
         let attached = async {
-            let (connected, noted) = tokio::join!(self.connect(&task), noted);
-            noted?;
-            connected?;
+            self.connect(&task).await?;
             step!("create.connected");
             Ok(())
         };
@@ -215,18 +209,11 @@ pub fn any_field(any: Option<Any>) -> MessageField<protobuf::well_known_types::a
 }
 
 /// The last steps before the shim runs. Blocks.
-fn begin(
-    launcher: &crate::Launcher,
-    bundle: &Bundle,
-    binary: &std::path::Path,
-    params: Vec<u8>,
-) -> Result<(std::os::fd::OwnedFd, crate::process::Process)> {
+fn ready(bundle: &Bundle, binary: &std::path::Path) -> Result<std::os::fd::OwnedFd> {
     step!("create.bundle");
     bundle.write_binary(binary)?;
     // Open before the shim opens it to write, which would wait.
-    let log = bundle.open_log()?;
-    let process = launcher.begin(bundle, binary, params)?;
-    Ok((log, process))
+    bundle.open_log()
 }
 
 /// Removes the bundle where what was done in it failed.

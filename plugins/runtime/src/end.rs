@@ -1,6 +1,6 @@
 //! The end of a task: deleted, died with its shim, or never finished.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -50,12 +50,11 @@ impl Inner {
         };
         step!("delete.deleted");
         let exit = answer.as_ref().ok().copied().unwrap_or_else(|| killed(&task));
-        let alone = !task.bundle.is_shared() && !self.tasks.shares(&task);
-        tokio::join!(self.remove(&task.bundle), self.shut_down(&task, answer.is_ok(), alone));
+        let alone = !task.shared && !self.tasks.shares(&task);
+        let socket = alone.then(|| self.socket(&task)).flatten();
+        let removed = self.remove_with(&task.bundle, socket);
+        tokio::join!(removed, self.shut_down(&task, answer.is_ok(), alone));
         step!("delete.shutdown");
-        if alone {
-            self.remove_socket(&task).await;
-        }
         let told = task.told().1;
         self.finish(&task, &mut ended, exit);
         if answer.is_ok() && !told {
@@ -97,26 +96,29 @@ impl Inner {
 
     /// Removes a bundle; what cannot be removed is left to the next start.
     pub async fn remove(&self, bundle: &Bundle) {
+        self.remove_with(bundle, None).await;
+    }
+
+    async fn remove_with(&self, bundle: &Bundle, socket: Option<PathBuf>) {
         let own = bundle.clone();
-        let removed = self.launcher.pool.end(move || own.remove());
+        let removed = self.launcher.pool.end(move || {
+            if let Some(socket) = socket {
+                let _ = rustix::fs::unlink(socket);
+            }
+            own.remove()
+        });
         match tokio::time::timeout(self.limits().cleanup, removed).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(id = %bundle.id, error = %error.chain(), "a bundle is left over")
-            }
+            Ok(Err(error)) => tracing::warn!(id = %bundle.id, error = %error.chain(), "a bundle is left over"),
             Err(_) => tracing::warn!(id = %bundle.id, "a bundle takes long to be removed"),
         }
     }
 
-    /// Removes the socket of a shim that has gone. It tries to itself, but without its bundle may not find it.
-    async fn remove_socket(&self, task: &Task) {
-        let Some(("unix", path)) = task.shim.endpoint.address.split_once("://") else { return };
-        let path = Path::new(path).to_owned();
+    /// The socket of a shim that serves nobody else. The shim removes it itself, if it still finds it without its bundle.
+    fn socket(&self, task: &Task) -> Option<PathBuf> {
+        let path = Path::new(task.shim.endpoint.address.strip_prefix("unix://")?);
         let known = [self.launcher.settings.socket_dir.as_path(), Path::new(SOCKET_DIR)];
-        if path.parent().is_none_or(|dir| !known.contains(&dir)) || self.tasks.shares(task) {
-            return;
-        }
-        let _ = self.launcher.pool.end(move || Ok(rustix::fs::unlink(&path))).await;
+        (known.contains(&path.parent()?) && !self.tasks.shares(task)).then(|| path.to_owned())
     }
 
     fn finish(&self, task: &Task, ended: &mut bool, exit: Exit) {
@@ -173,8 +175,7 @@ impl Inner {
                 None
             }
         };
-        self.remove(&task.bundle).await;
-        self.remove_socket(task).await;
+        self.remove_with(&task.bundle, self.socket(task)).await;
         // What the shim itself told is true; what its binary says is 137 at best.
         let mut exit = task.exit("").or(answered).unwrap_or_else(|| killed(task));
         if exit.pid == 0 {
@@ -212,13 +213,15 @@ impl Inner {
         let down = down.is_ok() || down.is_err_and(|e| e.is_closed());
         if clean && down {
             self.remove(&task.bundle).await;
-        } else if task.bundle.is_shared() || self.tasks.shares(task) {
+        } else if task.shared || self.tasks.shares(task) {
             // The shim serves others; its binary clears up for this one alone.
             self.discard_shared(&task.bundle, &task.binary).await;
         } else {
             self.discard(&task.bundle, &task.binary).await;
         }
-        self.remove_socket(task).await;
+        if let Some(socket) = self.socket(task) {
+            let _ = self.launcher.pool.end(move || Ok(rustix::fs::unlink(socket))).await;
+        }
         task.finish(killed(task));
     }
 

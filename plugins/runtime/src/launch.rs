@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use protobuf::Message;
 use windlass_api::convert::{any, time};
@@ -16,8 +17,17 @@ use crate::bundle::Bundle;
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::pool::Pool;
-use crate::process::{Output, Process};
+use crate::process::{Output, Process, Settled};
 use crate::resolve::Resolver;
+
+/// How long a thread waits for a binary before it leaves that to the runtime.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// `start` after a moment.
+pub(crate) enum Begun {
+    Answered(Endpoint),
+    Runs(Process),
+}
 
 /// Starts shims, and knows how.
 pub struct Launcher {
@@ -37,22 +47,42 @@ impl Launcher {
         self.resolver.resolve(runtime).map_err(|e| e.context("failed to resolve runtime path"))
     }
 
-    /// Begins `start`; blocks shortly. The bundle is complete.
-    pub(crate) fn begin(&self, bundle: &Bundle, binary: &Path, params: Vec<u8>) -> Result<Process> {
+    /// Begins `start`, and mostly ends it too; blocks shortly. The bundle is complete.
+    pub(crate) fn begin(&self, bundle: &Bundle, binary: &Path, params: Vec<u8>) -> Result<Begun> {
         let mut command = self.command(bundle, binary);
         command.arg("start");
-        Process::spawn("start", command, params)
+        let process = Process::spawn("start", command, params)?;
+        // While the shim starts. On the disk, and slower than all the rest of the bundle.
+        bundle.make_work()?;
+        Ok(match process.settle(SETTLE) {
+            Settled::Ended(output) => Begun::Answered(self.answered(bundle, output)?),
+            Settled::Runs(process) => Begun::Runs(process),
+        })
     }
 
     /// Waits for the answer to `start`.
-    pub(crate) async fn answer(&self, process: Process) -> Result<Endpoint> {
-        let output = process.finish(self.settings.limits.launch).await?;
+    pub(crate) async fn answer(self: &Arc<Self>, bundle: &Bundle, begun: Begun) -> Result<Endpoint> {
+        match begun {
+            Begun::Answered(endpoint) => Ok(endpoint),
+            Begun::Runs(process) => {
+                let output = process.finish(self.settings.limits.launch).await;
+                let (launcher, bundle) = (self.clone(), bundle.clone());
+                self.pool.start(move || launcher.answered(&bundle, output)).await
+            }
+        }
+    }
+
+    /// Reads the answer and notes it in the bundle.
+    fn answered(&self, bundle: &Bundle, output: Result<Output>) -> Result<Endpoint> {
+        let output = output?;
         warn("start", &output);
-        Endpoint::parse(&output.stdout)
+        let endpoint = Endpoint::parse(&output.stdout)?;
+        bundle.write_endpoint(&endpoint)?;
+        Ok(endpoint)
     }
 
     /// Asks the binary to clear up after a shim that died; answers how the task ended.
-    pub(crate) async fn delete(self: &std::sync::Arc<Self>, bundle: &Bundle, binary: &Path) -> Result<Exit> {
+    pub(crate) async fn delete(self: &Arc<Self>, bundle: &Bundle, binary: &Path) -> Result<Exit> {
         let mut command = self.command(bundle, binary);
         command.arg("-bundle").arg(&bundle.path).arg("delete");
         let process = self.pool.start(move || Process::spawn("delete", command, Vec::new())).await?;

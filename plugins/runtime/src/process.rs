@@ -2,14 +2,15 @@
 //!
 //! It is started on a thread that may block and waited for by the runtime: no thread is held by a binary that hangs.
 
-use std::io::{ErrorKind, Write};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 
 use crate::error::{Error, Result};
@@ -21,11 +22,17 @@ pub struct Process {
     action: &'static str,
     /// There until the process is dropped.
     child: Option<Child>,
-    pidfd: AsyncFd<OwnedFd>,
+    pidfd: OwnedFd,
     /// What the pipe did not take at once.
-    input: Option<(pipe::Sender, Vec<u8>)>,
+    input: Option<(OwnedFd, Vec<u8>)>,
     stdout: Stream,
     stderr: Stream,
+}
+
+/// A process after a moment of waiting.
+pub enum Settled {
+    Ended(Result<Output>),
+    Runs(Process),
 }
 
 pub struct Output {
@@ -33,15 +40,8 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
-struct Stream {
-    pipe: pipe::Receiver,
-    kept: Vec<u8>,
-    ended: bool,
-}
-
 impl Process {
-    /// Starts `command` in a process group of its own. Blocks for the length of a `vfork` and an `exec`; called within
-    /// the runtime's context.
+    /// Starts `command` in a process group of its own. Blocks for the length of a `vfork` and an `exec`.
     pub fn spawn(action: &'static str, mut command: Command, input: Vec<u8>) -> Result<Self> {
         use std::os::unix::process::CommandExt;
         let program = command.get_program().to_owned();
@@ -50,13 +50,9 @@ impl Process {
         let mut child = command.spawn().map_err(Error::io("run", &program))?;
         let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let parts = (|| {
-            let pid = Pid::from_child(&child);
-            let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-            // SAFETY: an `OwnedFd` owns its descriptor, always answers the same one, and is not taken out before the
-            // registration ends.
-            let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+            let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
             let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
-                return Err(std::io::Error::other("standard streams are missing"));
+                return Err(io::Error::other("standard streams are missing"));
             };
             Ok((pidfd, feed(stdin, input)?, Stream::new(stdout)?, Stream::new(stderr)?))
         })();
@@ -72,77 +68,122 @@ impl Process {
         }
     }
 
+    /// Waits on this thread, no longer than `limit`, for the process to end: most do at once, and then nobody need be
+    /// woken. One that does not is for [`Process::finish`].
+    pub fn settle(mut self, limit: Duration) -> Settled {
+        let deadline = Instant::now() + limit;
+        let mut ended = false;
+        while !ended && self.input.is_none() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(left) = Timespec::try_from(left) else { break };
+            let mut fds = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
+            let streams = [&self.stdout, &self.stderr].into_iter().filter(|stream| !stream.ended);
+            fds.extend(streams.map(|stream| PollFd::new(&stream.pipe, PollFlags::IN)));
+            match poll(&mut fds, Some(&left)) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(_) => break,
+            }
+            ended = !fds[0].revents().is_empty();
+            self.drain();
+        }
+        match ended.then(|| self.outcome()).flatten() {
+            Some(outcome) => Settled::Ended(outcome),
+            None => Settled::Runs(self),
+        }
+    }
+
     /// Waits for the end; a process that exceeds the limit is killed with its group. A failure is an error with what the
     /// process said.
     pub async fn finish(mut self, limit: Duration) -> Result<Output> {
-        let ended = tokio::time::timeout(limit, self.run()).await;
-        if ended.is_err() {
-            self.kill();
-            // SIGKILL works unless the process hangs in the kernel; then it is left to the reaper below.
-            let _ = tokio::time::timeout(Duration::from_secs(1), self.run()).await;
-        }
+        let timed_out = self.run(limit).await.map_err(Error::io("watch shim", self.action))?;
         self.drain();
-        let status = self.status().await;
-        let output = || {
-            let mut said = String::from_utf8_lossy(&self.stderr.kept).into_owned();
-            said.push_str(&String::from_utf8_lossy(&self.stdout.kept));
-            said.truncate(said.floor_char_boundary(4096));
-            said
-        };
-        match status {
-            _ if ended.is_err() => Err(Error::TimedOut { action: self.action, limit, output: output() }),
-            Ok(Some(status)) if !status.success() => {
-                Err(Error::Exited { action: self.action, status, output: output() })
-            }
-            Ok(Some(_)) => Ok(Output {
-                stdout: std::mem::take(&mut self.stdout.kept),
-                stderr: std::mem::take(&mut self.stderr.kept),
-            }),
-            Ok(None) => {
-                Err(Error::Exited { action: self.action, status: ExitStatus::default(), output: output() })
-            }
-            Err(source) => Err(Error::io("wait for shim", self.action)(source)),
+        if timed_out {
+            return Err(Error::TimedOut { action: self.action, limit, output: self.said() });
         }
-    }
-
-    /// Moves data until the process ends. Its streams may stay open beyond that, in a child of its own.
-    async fn run(&mut self) {
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stdout.read(), if !self.stdout.ended => {}
-                () = self.stderr.read(), if !self.stderr.ended => {}
-                done = write(&mut self.input), if self.input.is_some() => {
-                    if done {
-                        self.input = None;
-                    }
-                }
-                _ = self.pidfd.readable() => return,
-            }
-        }
-    }
-
-    /// The end of a process that has ended. A debugger's claim comes before ours.
-    async fn status(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        // A debugger's claim comes before ours.
         for _ in 0..1000 {
-            let status = self.child.as_mut().map_or(Ok(None), Child::try_wait)?;
-            if status.is_some() {
-                return Ok(status);
+            if let Some(outcome) = self.outcome() {
+                return outcome;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Ok(None)
+        Err(Error::Cut("the shim's binary"))
+    }
+
+    /// What came of a process that has ended, if that can be had yet.
+    fn outcome(&mut self) -> Option<Result<Output>> {
+        match self.child.as_mut()?.try_wait() {
+            Ok(None) => None,
+            Err(source) => Some(Err(Error::io("wait for shim", self.action)(source))),
+            Ok(Some(status)) if !status.success() => {
+                Some(Err(Error::Exited { action: self.action, status, output: self.said() }))
+            }
+            Ok(Some(_)) => Some(Ok(Output {
+                stdout: std::mem::take(&mut self.stdout.kept),
+                stderr: std::mem::take(&mut self.stderr.kept),
+            })),
+        }
+    }
+
+    /// The process's output, for an error.
+    fn said(&self) -> String {
+        let mut said = String::from_utf8_lossy(&self.stderr.kept).into_owned();
+        said.push_str(&String::from_utf8_lossy(&self.stdout.kept));
+        said.truncate(said.floor_char_boundary(4096));
+        said
+    }
+
+    /// Moves data on the runtime until the process ends; true where it had to be killed.
+    async fn run(&mut self, limit: Duration) -> io::Result<bool> {
+        // SAFETY: the descriptors are owned by `self`, which outlives these registrations and does not give them up.
+        let watch = |fd: &OwnedFd| unsafe { AsyncFd::register_with_interest(Raw(fd.as_raw_fd()), Interest::READABLE) };
+        let (ended, stdout, stderr) =
+            (watch(&self.pidfd)?, watch(&self.stdout.pipe)?, watch(&self.stderr.pipe)?);
+        let mut input = match self.input.take() {
+            Some((fd, rest)) => Some((pipe::Sender::from_owned_fd(fd)?, rest)),
+            None => None,
+        };
+        let (out, err) = (&mut self.stdout, &mut self.stderr);
+        let mut work = async || {
+            loop {
+                tokio::select! {
+                    biased;
+                    ready = stdout.readable(), if !out.ended => out.ready(ready),
+                    ready = stderr.readable(), if !err.ended => err.ready(ready),
+                    done = write(&mut input), if input.is_some() => {
+                        if done {
+                            input = None;
+                        }
+                    }
+                    _ = ended.readable() => return,
+                }
+            }
+        };
+        if tokio::time::timeout(limit, work()).await.is_ok() {
+            return Ok(false);
+        }
+        if let Some(child) = &self.child {
+            kill(child);
+        }
+        // SIGKILL works unless the process hangs in the kernel; then it is left to the reaper below.
+        let _ = tokio::time::timeout(Duration::from_secs(1), work()).await;
+        Ok(true)
     }
 
     fn drain(&mut self) {
         self.stdout.drain();
         self.stderr.drain();
     }
+}
 
-    fn kill(&self) {
-        if let Some(child) = &self.child {
-            kill(child);
-        }
+/// A descriptor that somebody else owns.
+struct Raw(RawFd);
+
+impl AsRawFd for Raw {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
     }
 }
 
@@ -163,22 +204,18 @@ fn kill(child: &Child) {
 }
 
 /// Writes what the pipe takes at once, as it nearly always takes all.
-fn feed(stdin: std::process::ChildStdin, input: Vec<u8>) -> std::io::Result<Option<(pipe::Sender, Vec<u8>)>> {
+fn feed(stdin: std::process::ChildStdin, input: Vec<u8>) -> io::Result<Option<(OwnedFd, Vec<u8>)>> {
     let fd = OwnedFd::from(stdin);
     rustix::io::ioctl_fionbio(&fd, true)?;
-    let mut file = std::fs::File::from(fd);
     let mut sent = 0;
     while sent < input.len() {
-        match file.write(&input[sent..]) {
+        match rustix::io::write(&fd, &input[sent..]) {
             Ok(n) => sent += n,
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                let sender = pipe::Sender::from_owned_fd(file.into())?;
-                return Ok(Some((sender, input[sent..].to_vec())));
-            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(Some((fd, input[sent..].to_vec()))),
             // A shim need not read what it is told.
-            Err(e) if e.kind() == ErrorKind::BrokenPipe => break,
-            Err(e) => return Err(e),
+            Err(rustix::io::Errno::PIPE) => break,
+            Err(e) => return Err(e.into()),
         }
     }
     Ok(None)
@@ -196,34 +233,47 @@ async fn write(input: &mut Option<(pipe::Sender, Vec<u8>)>) -> bool {
     }
 }
 
+struct Stream {
+    pipe: OwnedFd,
+    kept: Vec<u8>,
+    ended: bool,
+}
+
 impl Stream {
-    fn new(stream: impl Into<OwnedFd>) -> std::io::Result<Self> {
-        let fd = stream.into();
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self { pipe: pipe::Receiver::from_owned_fd(fd)?, kept: Vec::new(), ended: false })
+    fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
+        let pipe = stream.into();
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        Ok(Self { pipe, kept: Vec::new(), ended: false })
     }
 
-    async fn read(&mut self) {
-        let mut buffer = [0; 4096];
-        match self.pipe.read(&mut buffer).await {
-            Ok(0) | Err(_) => self.ended = true,
-            Ok(n) => self.keep(&buffer[..n]),
+    fn ready(&mut self, ready: io::Result<AsyncFdReadyGuard<'_, Raw>>) {
+        match ready {
+            Ok(mut ready) => {
+                if self.drain() {
+                    ready.clear_ready();
+                }
+            }
+            Err(_) => self.ended = true,
         }
     }
 
-    /// Reads what is there. Bounded, as whoever else holds the pipe may write without end.
-    fn drain(&mut self) {
+    /// Reads what is there; true where that was all. Bounded, as whoever else holds the pipe may write without end.
+    fn drain(&mut self) -> bool {
         let mut buffer = [0; 4096];
         for _ in 0..=MAX_OUTPUT / buffer.len() {
-            match self.pipe.try_read(&mut buffer) {
-                Ok(0) | Err(_) => return,
-                Ok(n) => self.keep(&buffer[..n]),
+            match rustix::io::read(&self.pipe, &mut buffer) {
+                Ok(0) => {
+                    self.ended = true;
+                    return true;
+                }
+                Ok(n) => {
+                    let room = MAX_OUTPUT - self.kept.len();
+                    self.kept.extend_from_slice(&buffer[..n.min(room)]);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return true,
             }
         }
-    }
-
-    fn keep(&mut self, data: &[u8]) {
-        let room = MAX_OUTPUT - self.kept.len();
-        self.kept.extend_from_slice(&data[..data.len().min(room)]);
+        false
     }
 }

@@ -74,8 +74,8 @@ impl Inner {
         let Ok(place) = self.tasks.reserve(&bundle.namespace, &bundle.id) else { return Found::Dead(bundle) };
         let own = bundle.clone();
         let read =
-            self.launcher.pool.start(move || Ok((own.endpoint()?, own.binary()?, own.open_log()?))).await;
-        let (endpoint, binary, fifo) = match read {
+            self.launcher.pool.start(move || Ok((own.endpoint()?, own.binary()?, own.is_shared(), own.open_log()?))).await;
+        let (endpoint, binary, shared, fifo) = match read {
             Ok(read) => read,
             Err(error) => {
                 tracing::info!(id = %bundle.id, error = %error.chain(), "bundle was never finished");
@@ -85,7 +85,7 @@ impl Inner {
         };
         let shim = Shim::new(endpoint, &bundle.namespace);
         let follower = log::follow(fifo, bundle.namespace.clone(), bundle.id.clone()).ok();
-        let task = Arc::new(Task::new(bundle.clone(), binary, shim, follower));
+        let task = Arc::new(Task::new(bundle.clone(), binary, shared, shim, follower));
         match self.connect(&task).await {
             Err(error) => {
                 if !is_dead(&error) {

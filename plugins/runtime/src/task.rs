@@ -23,6 +23,8 @@ pub struct Task {
     pub bundle: Bundle,
     /// The shim's binary.
     pub binary: PathBuf,
+    /// Whether the shim is a sandbox's, which ends with the sandbox.
+    pub shared: bool,
     pub shim: Shim,
     /// Reads the shim's log.
     log: Mutex<Option<Follower>>,
@@ -57,10 +59,11 @@ pub enum Phase {
 }
 
 impl Task {
-    pub fn new(bundle: Bundle, binary: PathBuf, shim: Shim, log: Option<Follower>) -> Self {
+    pub fn new(bundle: Bundle, binary: PathBuf, shared: bool, shim: Shim, log: Option<Follower>) -> Self {
         Self {
             bundle,
             binary,
+            shared,
             shim,
             log: Mutex::new(log),
             pid: AtomicU32::new(0),

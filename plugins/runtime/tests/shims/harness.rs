@@ -24,9 +24,10 @@ pub type Case = (&'static str, fn());
 /// Longest that a case waits for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-pub fn run(case: impl Future<Output = ()>) {
+pub fn run(case: impl Future<Output = ()> + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(case);
+    // On a worker, where the daemon's callers are.
+    runtime.block_on(runtime.spawn(case)).unwrap();
 }
 
 /// An exchange as simple as it gets.
@@ -118,12 +119,12 @@ pub struct Node {
     pub board: Arc<Board>,
     pub limits: Limits,
     pub env: Vec<String>,
-    _server: ttrpc::asynchronous::Server,
+    _server: std::sync::Mutex<ttrpc::asynchronous::Server>,
 }
 
 impl Node {
     pub async fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("wr").tempdir_in("/tmp").unwrap();
+        let dir = tempfile::Builder::new().prefix("wr").tempdir_in("/dev/shm").unwrap();
         let board = Arc::new(Board(broadcast::channel(4096).0));
         let mut server = ttrpc::asynchronous::Server::new()
             .bind(&format!("unix://{}", dir.path().join("ttrpc").display()))
@@ -132,7 +133,7 @@ impl Node {
         server.start().await.unwrap();
         let second = Duration::from_secs(1);
         let limits = Limits { launch: PATIENCE, cleanup: 10 * second, load: 2 * second, ..Limits::default() };
-        Self { dir, board, limits, env: Vec::new(), _server: server }
+        Self { dir, board, limits, env: Vec::new(), _server: server.into() }
     }
 
     pub fn path(&self) -> &Path {

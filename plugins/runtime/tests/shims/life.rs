@@ -183,7 +183,7 @@ async fn cost() {
         end(&manager, &id).await;
     }
     let (wall, cpu) = (begun.elapsed() / ROUNDS, (rusage() - before) / ROUNDS);
-    println!("a cycle: {wall:.0?}, of which the daemon computes {cpu:.0?} (with this test's event server)");
+    println!("a cycle: {wall:.2?}, of which the daemon computes {cpu:.2?} (with this test's event server)");
     node.assert_clean().await;
 }
 

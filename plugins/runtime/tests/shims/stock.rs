@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Runs a case with every shim that is there.
-fn each<F: Future<Output = ()>>(case: fn(Node, String) -> F) {
+fn each<F: Future<Output = ()> + Send + 'static>(case: fn(Node, String) -> F) {
     let shims = [
         std::env::var("RIG").ok().map(|rig| PathBuf::from(rig).join("bin/containerd-shim-runc-v2")),
         std::env::var("WINDLASS_SHIM").ok().map(PathBuf::from),
@@ -26,7 +26,7 @@ fn each<F: Future<Output = ()>>(case: fn(Node, String) -> F) {
     for shim in shims.into_iter().flatten() {
         assert!(shim.exists(), "{} is not there", shim.display());
         println!("  with {}", shim.display());
-        run(async {
+        run(async move {
             let mut node = Node::new().await;
             let rig = std::env::var("RIG").unwrap_or_default();
             node.env.push(format!("PATH={rig}/bin:{}", std::env::var("PATH").unwrap_or_default()));
