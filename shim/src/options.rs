@@ -88,6 +88,12 @@ impl Options {
         Path::new(root).join(namespace)
     }
 
+    /// Where the embedded runtime keeps its state: in the bundle unless the options name a place, so that daemons with
+    /// private directories never meet.
+    pub fn embedded_root(&self, namespace: &str, bundle: &Path) -> PathBuf {
+        if self.root.is_empty() { bundle.join("runtime") } else { self.state_root(namespace) }
+    }
+
     /// Keeps the options in the bundle. `runtime` holds the binary's name alone, for older tools.
     pub fn write(&self, bundle: &Path) -> Result<()> {
         let json = serde_json::to_vec(self).map_err(|error| Error::unknown(format!("write options: {error}")))?;

@@ -50,10 +50,11 @@ pub enum Runtime {
 impl Runtime {
     /// The runtime that the options name, for the container of that id.
     pub fn new(id: &str, bundle: &Path, namespace: &str, options: &Options, reaper: &Rc<Reaper>) -> Result<Runtime> {
-        let root = options.state_root(namespace);
         if options.binary_name.is_empty() {
+            let root = options.embedded_root(namespace, bundle);
             return Ok(Runtime::Embedded(Embedded::new(id, bundle, root, options)));
         }
+        let root = options.state_root(namespace);
         External::new(id, bundle, root, options, reaper).map(Runtime::External)
     }
 
