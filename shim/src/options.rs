@@ -91,7 +91,7 @@ impl Options {
     /// Where the embedded runtime keeps its state: in the bundle unless the options name a place, so that daemons with
     /// private directories never meet.
     pub fn embedded_root(&self, namespace: &str, bundle: &Path) -> PathBuf {
-        if self.root.is_empty() { bundle.join("runtime") } else { self.state_root(namespace) }
+        if self.root.is_empty() { bundle.join("oci") } else { self.state_root(namespace) }
     }
 
     /// Keeps the options in the bundle. `runtime` holds the binary's name alone, for older tools.
