@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -30,8 +30,8 @@ pub struct Store {
 
 pub(crate) struct Shared {
     pub root: PathBuf,
-    /// References with a writer, and since when.
-    locks: Mutex<HashMap<String, Instant>>,
+    /// References with a writer.
+    locks: Mutex<HashMap<String, Held>>,
 }
 
 impl Store {
@@ -50,6 +50,12 @@ impl Store {
     }
 }
 
+struct Held {
+    since: Instant,
+    /// When the writer last wrote.
+    updated: Option<SystemTime>,
+}
+
 /// The only writer of a reference, while it lives.
 pub(crate) struct Lock {
     shared: Arc<Shared>,
@@ -59,11 +65,19 @@ pub(crate) struct Lock {
 impl Lock {
     pub fn take(shared: &Arc<Shared>, reference: &str) -> Result<Self, Error> {
         let mut locks = shared.locks();
-        if let Some(since) = locks.get(reference) {
-            return Err(Error::Locked { reference: reference.to_owned(), held: since.elapsed() });
+        if let Some(held) = locks.get(reference) {
+            return Err(Error::Locked { reference: reference.to_owned(), held: held.since.elapsed() });
         }
-        locks.insert(reference.to_owned(), Instant::now());
+        locks.insert(reference.to_owned(), Held { since: Instant::now(), updated: None });
         Ok(Self { shared: shared.clone(), reference: reference.to_owned() })
+    }
+}
+
+impl Lock {
+    pub fn set_updated(&self, time: SystemTime) {
+        if let Some(held) = self.shared.locks().get_mut(&self.reference) {
+            held.updated = Some(time);
+        }
     }
 }
 
@@ -74,7 +88,7 @@ impl Drop for Lock {
 }
 
 impl Shared {
-    fn locks(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+    fn locks(&self) -> std::sync::MutexGuard<'_, HashMap<String, Held>> {
         self.locks.lock().expect("the table of locks is changed without panics")
     }
 
@@ -162,10 +176,18 @@ impl Shared {
         Ok(())
     }
 
+    /// The status with the exact time, where somebody is writing.
+    fn exact(&self, mut status: Status) -> Status {
+        if let Some(updated) = self.locks().get(&status.reference).and_then(|held| held.updated) {
+            status.updated_at = updated;
+        }
+        status
+    }
+
     fn statuses(&self, filters: &Filters) -> Result<Vec<Status>, Error> {
         let mut found = Vec::new();
         for path in entries(&self.root.join("ingest"))? {
-            found.extend(Place::at(path).status()?.filter(|s| filters.matches(s)));
+            found.extend(Place::at(path).status()?.filter(|s| filters.matches(s)).map(|s| self.exact(s)));
         }
         Ok(found)
     }
@@ -298,6 +320,7 @@ impl content::Store for Store {
 
     async fn status(&self, _: &Context, reference: &str) -> Result<Status> {
         let found = Place::of(&self.shared.root, reference).status()?;
+        let found = found.map(|status| self.shared.exact(status));
         found.ok_or_else(|| windlass_core::Error::not_found(format!("ingest ref {reference:?}")))
     }
 

@@ -22,7 +22,7 @@ const INLINE: usize = 256 << 10;
 /// An ingest with its only writer.
 pub struct Ingest {
     shared: Arc<Shared>,
-    _lock: Lock,
+    lock: Lock,
     place: Place,
     file: File,
     hasher: Hasher,
@@ -64,16 +64,22 @@ impl Ingest {
             }
         };
         status.expected = options.expected;
-        Ok(Self { shared, _lock: lock, place, file, hasher, status, sync: options.sync })
+        Ok(Self { shared, lock, place, file, hasher, status, sync: options.sync })
     }
 
     fn write(&mut self, data: &[u8]) -> Result<(), Error> {
         self.file.write_all_at(data, self.status.offset).map_err(Error::io("write", &self.place.data()))?;
         self.hasher.update(data);
         self.status.offset += data.len() as u64;
+        self.touch();
+        Ok(())
+    }
+
+    /// The kernel's own stamp is of its last tick: who asks for the status hears the exact time from the lock, who resumes
+    /// later from the file (see [`Drop`]).
+    fn touch(&mut self) {
         self.status.updated_at = SystemTime::now();
-        // What a later writer resumes with says the same time.
-        self.file.set_modified(self.status.updated_at).map_err(Error::io("stamp", &self.place.data()))
+        self.lock.set_updated(self.status.updated_at);
     }
 
     fn truncate(&mut self, size: u64) -> Result<()> {
@@ -89,7 +95,7 @@ impl Ingest {
             self.rehash()?;
         }
         self.status.offset = size;
-        self.status.updated_at = SystemTime::now();
+        self.touch();
         Ok(())
     }
 
@@ -100,7 +106,7 @@ impl Ingest {
         Ok(())
     }
 
-    fn commit(mut self, size: u64, expected: Option<&Digest>) -> Result<Digest> {
+    fn commit(&mut self, size: u64, expected: Option<&Digest>) -> Result<Digest> {
         let offset = self.status.offset;
         if size > 0 && size != offset {
             return Err(windlass_core::Error::precondition(format!(
@@ -172,6 +178,13 @@ impl Ingest {
     }
 }
 
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        // Best effort: without it the time is a tick too early.
+        let _ = self.file.set_modified(self.status.updated_at);
+    }
+}
+
 /// The writer that callers hold. The ingest moves to the blocking pool for large work and back; where a caller gave up
 /// waiting, it ends there and the reference is free again.
 pub struct Writer {
@@ -234,7 +247,7 @@ impl content::Writer for Writer {
     async fn commit(&mut self, size: u64, expected: Option<&Digest>, _: Labels) -> Result<Digest> {
         self.status = self.status();
         self.digest = Some(self.digest());
-        let ingest = self.take()?;
+        let mut ingest = self.take()?;
         let expected = expected.cloned();
         let digest = blocking(move || ingest.commit(size, expected.as_ref())).await?;
         self.digest = Some(digest.clone());

@@ -7,7 +7,7 @@ use windlass_core::diff::Differ;
 use windlass_core::kinds;
 use windlass_core::platform::Platform;
 use windlass_core::registry::{InitContext, Kind, Plugin, Registration, unknown_keys};
-use windlass_core::{Error, Result};
+use windlass_core::{Error, Result, mount};
 
 use crate::{Limit, Walking};
 
@@ -36,6 +36,8 @@ impl Plugin for Differs {
 
     fn init(ctx: &InitContext) -> Result<Arc<dyn Differ>> {
         let config: Config = ctx.config()?;
+        // A mount that a killed daemon left behind is found there again.
+        mount::set_temp_location(&ctx.state()?.join("mounts"))?;
         let content = ctx.get::<kinds::Metadata>("bolt")?.content();
         ctx.platform(Platform::host());
         let limit = Limit {
