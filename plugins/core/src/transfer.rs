@@ -40,7 +40,7 @@ pub struct Registry {
     pub reference: String,
     /// Extra headers for every request to the registry.
     pub headers: Vec<(String, String)>,
-    /// Directory of `hosts.toml` trees, empty for the daemon's own configuration.
+    /// Directories of `hosts.toml` trees joined by colons, empty for the daemon's own configuration.
     pub host_dir: String,
     /// `http` or `https` where hosts.toml says nothing; empty for the rule (http for loopback, else https).
     pub default_scheme: String,
@@ -70,7 +70,7 @@ pub struct ImageStore {
     /// May be empty for an import that takes the archive's names.
     pub name: String,
     pub labels: Labels,
-    /// Empty for all that the configuration says (the host's own by default).
+    /// Empty for all of them.
     pub platforms: Vec<Platform>,
     /// Fetch manifests and configs of other platforms too.
     pub all_metadata: bool,

@@ -60,27 +60,27 @@ async fn init(requests: &mut Streaming<prost_types::Any>) -> Result<String> {
     Ok(init.id)
 }
 
-/// Passes what the client sends on; forgets the stream when the client has gone.
-async fn pump(
+/// Passes what the client sends on. A client that is done sending may still read.
+async fn pump(mut requests: Streaming<prost_types::Any>, sender: mpsc::Sender<Any>) {
+    while let Ok(Some(message)) = requests.message().await {
+        if sender.send(any::from_wire(message)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Forgets a stream whose answers nobody reads any more: its client has gone, or it has ended.
+struct Forget {
     cx: Context,
     id: String,
     manager: Arc<dyn Manager>,
-    mut requests: Streaming<prost_types::Any>,
-    sender: mpsc::Sender<Any>,
-) {
-    loop {
-        match requests.message().await {
-            Ok(Some(message)) => {
-                if sender.send(any::from_wire(message)).await.is_err() {
-                    return;
-                }
-            }
-            // The client is done sending and may still read.
-            Ok(None) => return,
-            Err(_) => {
-                manager.remove(&cx, &id).await;
-                return;
-            }
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        let (cx, id, manager) = (self.cx.clone(), std::mem::take(&mut self.id), self.manager.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { manager.remove(&cx, &id).await });
         }
     }
 }
@@ -100,8 +100,12 @@ impl wire::streaming_server::Streaming for Edge {
         acknowledged.map_err(|_| status::grpc(Error::new(Class::Canceled, "the stream's client has gone")))?;
         // The pipe alone keeps the answers open: they end when the transfer has let go of it.
         drop(outgoing);
-        tokio::spawn(pump(cx, id, self.manager.clone(), requests, sender));
-        edge::stream(ReceiverStream::new(answers).map(|message| Ok(any::to_wire(message))))
+        tokio::spawn(pump(requests, sender));
+        let forget = Forget { cx, id, manager: self.manager.clone() };
+        edge::stream(ReceiverStream::new(answers).map(move |message| {
+            let _ = &forget;
+            Ok(any::to_wire(message))
+        }))
     }
 }
 

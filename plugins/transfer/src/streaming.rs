@@ -1,14 +1,14 @@
 //! Streams by namespace and id: a client opens one, a transfer takes it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use windlass_core::stream::{self, Stream};
-use windlass_core::{Context, Error, Result};
+use windlass_core::{Any, Context, Error, Result};
 
 /// How long a transfer waits for its client to open a stream.
 const WAIT: Duration = Duration::from_secs(10);
@@ -19,11 +19,42 @@ const MAX_ID: usize = 256;
 
 type Key = (String, String);
 
+type Streams = Mutex<HashMap<Key, Arc<dyn Stream>>>;
+
 /// The streaming manager.
 pub struct Manager {
-    streams: Mutex<HashMap<Key, Arc<dyn Stream>>>,
+    streams: Arc<Streams>,
     opened: Notify,
     wait: Duration,
+}
+
+/// A stream that is forgotten when its taker closes it.
+struct Managed {
+    stream: Arc<dyn Stream>,
+    key: Key,
+    streams: Weak<Streams>,
+}
+
+#[async_trait]
+impl Stream for Managed {
+    async fn send(&self, message: Any) -> Result<()> {
+        self.stream.send(message).await
+    }
+
+    async fn receive(&self) -> Result<Option<Any>> {
+        self.stream.receive().await
+    }
+
+    async fn close(&self) {
+        if let Some(streams) = self.streams.upgrade() {
+            let mut streams = streams.lock().expect("no panic under this lock");
+            // Another one may have the id by now.
+            if streams.get(&self.key).is_some_and(|s| Arc::ptr_eq(s, &self.stream)) {
+                streams.remove(&self.key);
+            }
+        }
+        self.stream.close().await;
+    }
 }
 
 impl Default for Manager {
@@ -34,7 +65,7 @@ impl Default for Manager {
 
 impl Manager {
     pub fn new(wait: Duration) -> Self {
-        Self { streams: Mutex::default(), opened: Notify::new(), wait }
+        Self { streams: Arc::default(), opened: Notify::new(), wait }
     }
 
     fn streams(&self) -> MutexGuard<'_, HashMap<Key, Arc<dyn Stream>>> {
@@ -74,7 +105,8 @@ impl stream::Manager for Manager {
         loop {
             let opened = self.opened.notified();
             if let Some(stream) = self.streams().get(&key) {
-                return Ok(stream.clone());
+                let streams = Arc::downgrade(&self.streams);
+                return Ok(Arc::new(Managed { stream: stream.clone(), key: key.clone(), streams }));
             }
             if timeout_at(until, opened).await.is_err() {
                 return Err(Error::not_found(format!("stream {id:?} not found: its client has not opened it")));
@@ -91,7 +123,7 @@ impl stream::Manager for Manager {
 mod tests {
     use super::*;
     use windlass_core::stream::Manager as _;
-    use windlass_core::{Any, Class};
+    use windlass_core::Class;
 
     struct Silent;
     #[async_trait]
@@ -119,6 +151,8 @@ mod tests {
         assert_eq!(manager.register(&cx, "x", Arc::new(Silent)).await.unwrap_err().class(), Class::AlreadyExists);
         manager.register(&other, "x", Arc::new(Silent)).await.unwrap();
         manager.remove(&cx, "x").await;
+        manager.register(&cx, "x", Arc::new(Silent)).await.unwrap();
+        manager.get(&cx, "x").await.unwrap().close().await;
         manager.register(&cx, "x", Arc::new(Silent)).await.unwrap();
         assert!(manager.register(&cx, "", Arc::new(Silent)).await.is_err());
     }

@@ -15,7 +15,7 @@ use crate::document::{Document, MAX_DOCUMENT};
 use crate::progress::Tracker;
 use crate::registry::{Client, Pushed, Sent, mount_candidates, source_key};
 use crate::select::Wanted;
-use crate::{media, step};
+use crate::{media, registry, step};
 
 /// Indexes within indexes.
 const MAX_DEPTH: usize = 8;
@@ -51,7 +51,7 @@ async fn run(job: Job, from: ImageStore, to: Registry) -> Result<Vec<Image>> {
         let pushed = job
             .unless_canceled(client.push_document(&descriptor, data, &root))
             .await?
-            .map_err(|e| Error::from(e).context(format!("push {}", descriptor.digest)))?;
+            .map_err(|e| incomplete(&descriptor, e))?;
         match pushed {
             Pushed::Exists => tracker.exists(&descriptor),
             _ => tracker.complete(&descriptor),
@@ -60,6 +60,20 @@ async fn run(job: Job, from: ImageStore, to: Registry) -> Result<Vec<Image>> {
     tracker.image("pushed content", &image.name, &image.target);
     tracker.say(format!("Completed push to {name}"));
     Ok(Vec::new())
+}
+
+/// Registries refuse an index of which they do not have everything.
+fn incomplete(descriptor: &Descriptor, error: registry::Error) -> Error {
+    let missing = media::is_index(&descriptor.media_type)
+        && matches!(&error, registry::Error::Status { status, .. } if status.as_u16() == 400);
+    let error = Error::from(error).context(format!("push {}", descriptor.digest));
+    if !missing {
+        return error;
+    }
+    error.context(
+        "manifest list/index references to blobs and/or manifests are missing in your target registry: push all \
+         platforms, or a single platform's manifest",
+    )
 }
 
 async fn plan(
