@@ -23,6 +23,7 @@ type Scoped = InterceptedService<Channel, Scope>;
 pub struct Peer {
     pub title: String,
     pid: u32,
+    group: String,
     address: String,
     channel: Scoped,
     image: String,
@@ -52,7 +53,8 @@ impl Peer {
         let title = format!("{name} {}", version.version);
         let pid = u32::try_from(server.pid)?;
         let address = address.to_string_lossy().into_owned();
-        Ok(Self { title, pid, address, channel, image: String::new(), chain: String::new(), counter: 0 })
+        let group = format!("{NAMESPACE}-{name}");
+        Ok(Self { title, pid, group, address, channel, image: String::new(), chain: String::new(), counter: 0 })
     }
 
     fn tasks(&self) -> tasks::tasks_client::TasksClient<Scoped> {
@@ -161,7 +163,7 @@ impl Peer {
                     id: id.into(),
                     image: self.image.clone(),
                     runtime: Some(containers::container::Runtime { name: RUNTIME.into(), options: None }),
-                    spec: Some(json_any(SPEC_URL, &spec::container(NAMESPACE, id, args))),
+                    spec: Some(json_any(SPEC_URL, &spec::container(&self.group, id, args))),
                     snapshotter: SNAPSHOTTER.into(),
                     snapshot_key: id.into(),
                     ..Default::default()
@@ -253,7 +255,7 @@ impl Peer {
     pub async fn make_records(&mut self, count: usize) -> Result<()> {
         for number in 0..count {
             let id = format!("record-{number}-{}", std::process::id());
-            let spec = spec::container(NAMESPACE, &id, &["/bin/true"]);
+            let spec = spec::container(&self.group, &id, &["/bin/true"]);
             let container = containers::Container {
                 id,
                 runtime: Some(containers::container::Runtime { name: RUNTIME.into(), options: None }),

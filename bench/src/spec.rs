@@ -20,8 +20,8 @@ pub fn process(args: &[&str]) -> Value {
     })
 }
 
-/// The whole.
-pub fn container(namespace: &str, id: &str, args: &[&str]) -> Value {
+/// The whole; `group` is the parent of its cgroup, one of each daemon's own.
+pub fn container(group: &str, id: &str, args: &[&str]) -> Value {
     let mount = |destination: &str, kind: &str, options: &[&str]| {
         json!({"destination": destination, "type": kind, "source": kind, "options": options})
     };
@@ -39,7 +39,7 @@ pub fn container(namespace: &str, id: &str, args: &[&str]) -> Value {
             mount("/run", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         ],
         "linux": {
-            "cgroupsPath": format!("/{namespace}/{id}"),
+            "cgroupsPath": format!("/{group}/{id}"),
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network"}],
             "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
