@@ -26,6 +26,8 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn main() -> ExitCode {
     process::restrain_malloc();
+    #[cfg(feature = "failpoints")]
+    process::arm_failpoint();
     let args = Args::parse();
     let flags = args.flags.without_empty();
     let result = match args.command {

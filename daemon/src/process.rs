@@ -90,7 +90,7 @@ fn raise_file_limit() {
     }
 }
 
-/// Makes the group in every hierarchy and moves the daemon there.
+/// Makes the group in every hierarchy and moves the daemon there. One hierarchy that refuses does not stop the others.
 fn join_cgroup(top: &Path, group: &str) -> Result<()> {
     let group = group.trim_start_matches('/');
     let unified = top.join("cgroup.controllers").exists();
@@ -98,15 +98,23 @@ fn join_cgroup(top: &Path, group: &str) -> Result<()> {
         vec![top.to_owned()]
     } else {
         let entries = std::fs::read_dir(top).context("list the cgroup hierarchies")?;
-        entries.flatten().map(|e| e.path()).filter(|p| p.join("cgroup.procs").exists()).collect()
+        // `cpu` and others may be links to `cpu,cpuacct`: the same group twice.
+        entries.flatten().map(|e| e.path()).filter(|p| !p.is_symlink() && p.join("cgroup.procs").exists()).collect()
     };
-    for hierarchy in hierarchies {
-        let dir = hierarchy.join(group);
-        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        std::fs::write(dir.join("cgroup.procs"), std::process::id().to_string())
-            .with_context(|| format!("join {}", dir.display()))?;
+    let results: Vec<_> = hierarchies.iter().map(|hierarchy| join(hierarchy, &hierarchy.join(group))).collect();
+    results.into_iter().collect()
+}
+
+fn join(hierarchy: &Path, dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    // A new group of this controller has no processors, and takes no process before it has.
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if let Ok(all) = std::fs::read(hierarchy.join(file)) {
+            drop(std::fs::write(dir.join(file), all));
+        }
     }
-    Ok(())
+    let procs = dir.join("cgroup.procs");
+    std::fs::write(&procs, std::process::id().to_string()).with_context(|| format!("write {}", procs.display()))
 }
 
 /// What the kernel counts for this process.
