@@ -1,8 +1,10 @@
 //! Streams of the streaming service: how a transfer's bytes, progress and questions travel.
 
-use anyhow::{Context as _, Result, bail};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
 use prost::{Message, Name};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use windlass_api::services::streaming::StreamInit;
 use windlass_api::{Any, transfer};
@@ -12,6 +14,11 @@ use crate::client::Client;
 /// Largest piece of data in one message, and the credit that a receiver gives: containerd's numbers.
 const PIECE: usize = 32 * 1024;
 const WINDOW: i32 = 2 * PIECE as i32;
+/// Two blocks of zeros end a tar archive.
+const TAR_END: usize = 1024;
+/// How long nothing comes, after a transfer has ended, before the archive is looked at; and how often.
+const SILENCE: Duration = Duration::from_millis(200);
+const MAX_SILENCE: u32 = 50;
 /// Pieces read ahead.
 const AHEAD: usize = 4;
 
@@ -82,24 +89,47 @@ impl Stream {
         Ok(())
     }
 
-    /// Writes all that comes to `output`; answers its bytes.
-    pub async fn receive_all(mut self, mut output: impl std::io::Write) -> Result<u64> {
-        let (mut credit, mut total) = (0i32, 0u64);
+    /// Writes a tar archive that comes to `output`, until the daemon closes the stream. containerd leaves it open: there
+    /// the archive's own end counts, once the transfer has `ended` and nothing more comes.
+    pub async fn receive_archive(
+        mut self,
+        mut output: impl std::io::Write,
+        ended: watch::Receiver<bool>,
+    ) -> Result<()> {
+        let (mut credit, mut zeros, mut silent) = (0i32, 0usize, 0);
         loop {
             if credit < WINDOW {
                 credit += WINDOW;
                 // The stream may be complete already: what follows says so.
                 let _ = self.sender.send(pack(&transfer::WindowUpdate { update: WINDOW })).await;
             }
-            let Some(message) = self.receiver.message().await? else { break };
+            let mut done = ended.clone();
+            let silence = async {
+                // A sender that has gone has failed, and says so itself.
+                let _ = done.wait_for(|ended| *ended).await;
+                tokio::time::sleep(SILENCE).await;
+            };
+            let message = tokio::select! {
+                message = self.receiver.message() => message?,
+                () = silence => {
+                    silent += 1;
+                    if zeros >= TAR_END {
+                        break;
+                    }
+                    ensure!(silent < MAX_SILENCE, "the archive has no end: the daemon sent only a part of it");
+                    continue;
+                }
+            };
+            let Some(message) = message else { break };
             if let Some(data) = unpack::<transfer::Data>(&message) {
                 output.write_all(&data.data).context("write the archive")?;
                 credit = credit.saturating_sub(i32::try_from(data.data.len()).unwrap_or(i32::MAX));
-                total += data.data.len() as u64;
+                let last = data.data.iter().rev().take_while(|b| **b == 0).count();
+                zeros = if last == data.data.len() { zeros.saturating_add(last) } else { last };
+                silent = 0;
             }
         }
-        output.flush().context("write the archive")?;
-        Ok(total)
+        output.flush().context("write the archive")
     }
 }
 

@@ -148,9 +148,9 @@ async fn exec(global: Global, args: Args) -> Result<ExitCode> {
             fifos.keep();
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Outcome::Abandoned | Outcome::Unread) => {
+        Ok(left @ (Outcome::Abandoned | Outcome::Unread)) => {
             end(&client, &process).await;
-            Ok(ExitCode::from(130))
+            Ok(ExitCode::from(if matches!(left, Outcome::Unread) { output::UNREAD } else { 130 }))
         }
         Err(error) => {
             end(&client, &process).await;

@@ -83,10 +83,12 @@ pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
         }
         None => Box::new(std::io::stdout()),
     };
-    let receiving = tokio::spawn(stream.receive_all(out));
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let receiving = tokio::spawn(stream.receive_archive(out, ended));
     let quiet = args.quiet || args.output.is_none();
     let done = async {
         transfer::run(&client, &source, &destination, quiet).await?;
+        end.send_replace(true);
         receiving.await?.map_err(broken_pipe)
     };
     let result = done.await;

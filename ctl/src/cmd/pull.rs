@@ -51,19 +51,19 @@ pub struct Args {
     registry: RegistryOptions,
 }
 
-/// Fetches and unpacks an image for one platform.
+/// Fetches an image for one platform, and unpacks it where a snapshotter is named.
 pub async fn into_store(
     client: &Client,
     source: &OciRegistry,
     name: &str,
     platform: &Platform,
-    snapshotter: &str,
+    snapshotter: Option<&str>,
 ) -> Result<()> {
-    let unpack = UnpackConfiguration { platform: Some(wire(platform)), snapshotter: snapshotter.to_owned() };
+    let unpack = |s: &str| UnpackConfiguration { platform: Some(wire(platform)), snapshotter: s.to_owned() };
     let destination = ImageStore {
         name: name.to_owned(),
         platforms: vec![wire(platform)],
-        unpacks: vec![unpack],
+        unpacks: snapshotter.map(unpack).into_iter().collect(),
         ..Default::default()
     };
     transfer::run(client, source, &destination, false).await.map(|_| ())

@@ -14,6 +14,8 @@ pub use units::{age, bytes, duration, rfc3339, size};
 
 /// Exit code where windlass itself failed and a process's own code was asked for.
 pub const FAILED: u8 = 125;
+/// Exit code where nobody reads a process's output any more: that of a program that SIGPIPE ended.
+pub const UNREAD: u8 = 141;
 /// Exit code where the command in a container cannot be run.
 pub const CANNOT_RUN: u8 = 126;
 /// Exit code where the command in a container does not exist.

@@ -20,10 +20,10 @@ use super::image::{self, Image};
 use super::{log, spec, task, unpack, user};
 use crate::client::Client;
 use crate::cmd::pull;
+use crate::names;
 use crate::output::{self, Remedy};
 use crate::stream::unique;
 use crate::transfer::RegistryOptions;
-use crate::{names, output::FAILED};
 
 pub const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 pub const PROCESS_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -151,7 +151,13 @@ fn is_missing(error: &anyhow::Error) -> bool {
 
 async fn fetch(client: &Client, options: &Options, name: &str, platform: &Platform) -> Result<Image> {
     let source = options.registry.registry(client, name, options.registry_user.as_deref()).await?;
-    pull::into_store(client, &source, name, platform, &options.snapshotter).await?;
+    match pull::into_store(client, &source, name, platform, Some(&options.snapshotter)).await {
+        // A daemon that does not unpack into this snapshotter by itself: we do when the container is made.
+        Err(error) if output::status(&error).is_some_and(|s| s.code() == Code::InvalidArgument) => {
+            pull::into_store(client, &source, name, platform, None).await?;
+        }
+        other => other?,
+    }
     image::find(client, name, platform).await
 }
 
@@ -357,6 +363,6 @@ pub fn left(outcome: &task::Outcome, id: &str) -> std::process::ExitCode {
             output::note(&format!("{id} has not ended and runs on: windlass kill {id}"));
             std::process::ExitCode::from(130)
         }
-        Outcome::Unread => std::process::ExitCode::from(FAILED),
+        Outcome::Unread => std::process::ExitCode::from(output::UNREAD),
     }
 }

@@ -17,7 +17,7 @@ use windlass_api::types::task::{Process as Info, Status};
 use super::io::{Event, Fifos, Keys};
 use super::terminal;
 use crate::client::Client;
-use crate::output::{Gone, Interrupted, Remedy};
+use crate::output::{self, Gone, Interrupted, Remedy};
 
 /// How long a daemon may be away while somebody waits: it is being restarted.
 const ABSENCE: Duration = Duration::from_secs(60);
@@ -90,16 +90,27 @@ pub async fn create(client: &Client, record: &Container, streams: [&str; 3], ter
         stderr,
         ..Default::default()
     };
-    client
+    let created = client
         .tasks()
         .create(request)
         .await
+        .with_context(|| format!("create the task of {}", record.id))
         .remedy_for(
             Code::AlreadyExists,
-            format!("it runs already; look with: windlass ps, or attach: windlass attach {}", record.id),
-        )
-        .with_context(|| format!("create the task of {}", record.id))?;
-    Ok(())
+            format!("it runs already: join it with: windlass attach {}", record.id),
+        );
+    match created {
+        Ok(_) => Ok(()),
+        // What containerd's own shim says of a log and a terminal together.
+        Err(error)
+            if output::status(&error).is_some_and(|s| s.message().contains("console copy: stat file:")) =>
+        {
+            Err(error).remedy(
+                "this shim keeps no log of a terminal: leave -t out, or use --log-uri binary:///PROGRAM",
+            )
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes the task; success where there is none. Answers its exit status.
