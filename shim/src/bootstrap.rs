@@ -105,7 +105,9 @@ impl Request {
         Ok(match self.form {
             Form::Bare => address.into_bytes(),
             Form::Json(version) => {
-                serde_json::json!({"version": version, "address": address, "protocol": "ttrpc"}).to_string().into_bytes()
+                let address = serde_json::to_string(&address)
+                    .map_err(|error| Error::unknown(format!("write bootstrap result: {error}")))?;
+                format!(r#"{{"version":{version},"address":{address},"protocol":"ttrpc"}}"#).into_bytes()
             }
             Form::Protobuf => {
                 let mut result = BootstrapResult::new();

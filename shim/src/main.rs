@@ -16,6 +16,8 @@ mod events;
 mod failpoint;
 mod info;
 mod io;
+#[cfg(feature = "failpoints")]
+mod kill_at;
 mod log;
 mod mount;
 mod options;
@@ -23,6 +25,7 @@ mod pb;
 mod process;
 mod readiness;
 mod reaper;
+mod rest;
 mod runtime;
 mod sandbox;
 mod serve;
@@ -46,6 +49,8 @@ const NAME: &str = "io.containerd.runc.v2";
 fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
+    #[cfg(feature = "failpoints")]
+    kill_at::arm();
     let args = match Args::parse(std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned())) {
         Ok(args) => args,
         Err(message) => {

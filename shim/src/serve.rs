@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::bootstrap::Request;
@@ -14,6 +14,7 @@ use crate::error::{Context, Result};
 use crate::events::{Publisher, Sink};
 use crate::log;
 use crate::reaper::Reaper;
+use crate::rest;
 use crate::signal::Signals;
 use crate::task::Tasks;
 use crate::ttrpc;
@@ -32,7 +33,9 @@ pub fn run(request: Request, path: &Path, listener: OwnedFd) -> Result<()> {
         if let Some(sink) = sink(&request) {
             spawn_local(Rc::clone(&publisher).run(sink, Rc::clone(&reaper)));
         }
-        let tasks = Tasks::new(&request.namespace, Rc::clone(&publisher), reaper, stop);
+        let activity = Rc::new(Notify::new());
+        spawn_local(rest::run(Rc::clone(&activity)));
+        let tasks = Tasks::new(&request.namespace, Rc::clone(&publisher), reaper, stop, activity);
         log::debug!("serving {} for {}", path.display(), request.id);
         let path = path.to_owned();
         drop(request);

@@ -331,3 +331,59 @@ fn memory_and_descriptors_are_flat_over_execs() {
         task.shutdown().await;
     });
 }
+
+#[test]
+fn an_oom_kill_is_told_before_the_exit() {
+    each(|runtime| async move {
+        let daemon = Daemon::new(runtime).await;
+        let task = daemon
+            .task("oom", "exec tail /dev/zero", |spec| {
+                spec["linux"]["resources"] = serde_json::json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+                spec["mounts"].as_array_mut().unwrap().push(
+                    serde_json::json!({"destination": "/dev/zero", "type": "bind", "source": "/dev/zero", "options": ["bind"]}),
+                );
+            })
+            .await;
+        task.create(|_| {}).await;
+        task.start("").await;
+        assert_eq!(task.wait("").await, 137);
+        let lines = daemon.inbox.until("exit oom 137").await;
+        assert!(lines.contains(&"oom oom".to_owned()), "{lines:?}");
+        task.delete("").await.unwrap();
+        task.shutdown().await;
+    });
+}
+
+/// A runtime program that never answers, for one container of a pod.
+#[test]
+fn a_hung_runtime_hurts_only_its_own_container() {
+    use std::os::unix::fs::PermissionsExt;
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(async {
+        let daemon = Daemon::new("").await;
+        let hang = daemon.dir.path().join("hang");
+        fs::write(&hang, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        fs::set_permissions(&hang, fs::Permissions::from_mode(0o755)).unwrap();
+        let pod = |spec: &mut serde_json::Value| {
+            spec["annotations"] = serde_json::json!({"io.containerd.runc.v2.group": "hang"});
+        };
+        let good = daemon.task_with("hang-good", "exit 3", pod, &[("WINDLASS_RUNTIME_TIMEOUT", "2")]).await;
+        let bundle = daemon.bundle("hang-bad", "true", pod);
+        let bad = daemon.attach("hang-bad", bundle, good.socket.clone()).await;
+        let mut request = bad.create_request();
+        let mut options = windlass_api::shim::runc::Options::new();
+        options.binary_name = hang.display().to_string();
+        options.root = daemon.dir.path().join("r").display().to_string();
+        request.options = protobuf::MessageField::some(any("containerd.runc.v1.Options", &options));
+        let create = bad.task.create(context(), &request);
+        let other = async {
+            good.create(|_| {}).await;
+            good.start("").await;
+            assert_eq!(good.wait("").await, 3);
+            good.delete("").await.unwrap();
+        };
+        let (created, ()) = tokio::join!(create, other);
+        assert_eq!(code(&created.unwrap_err()), ttrpc::Code::DEADLINE_EXCEEDED);
+        bad.nothing_left();
+        good.shutdown().await;
+    });
+}

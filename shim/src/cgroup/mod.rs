@@ -25,7 +25,7 @@ pub enum Cgroup {
 /// Whether the machine has the unified hierarchy alone.
 pub fn unified() -> bool {
     const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
-    rustix::fs::statfs(MOUNT).is_ok_and(|fs| fs.f_type as i64 == CGROUP2_SUPER_MAGIC)
+    rustix::fs::statfs(MOUNT).is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC)
 }
 
 impl Cgroup {

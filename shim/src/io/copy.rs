@@ -84,9 +84,8 @@ impl Target {
         };
         while !bytes.is_empty() {
             let mut guard = fd.writable().await?;
-            match guard.try_io(|fd| rustix::io::write(fd, bytes).map_err(io::Error::from)) {
-                Ok(written) => bytes = &bytes[written?..],
-                Err(_) => {}
+            if let Ok(written) = guard.try_io(|fd| rustix::io::write(fd, bytes).map_err(io::Error::from)) {
+                bytes = &bytes[written?..];
             }
         }
         Ok(())

@@ -65,7 +65,7 @@ impl Output {
 fn has_reader(write: &OwnedFd) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(write.as_fd(), PollFlags::OUT)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(poll(&mut fds, Some(&now)), Ok(_) if !fds[0].revents().contains(PollFlags::ERR))
+    poll(&mut fds, Some(&now)).is_ok() && !fds[0].revents().contains(PollFlags::ERR)
 }
 
 async fn wait_for_reader(path: &Path, write: &OwnedFd) -> io::Result<()> {

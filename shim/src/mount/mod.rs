@@ -133,7 +133,10 @@ pub fn unmount_all(path: &Path) -> Result<()> {
 fn below(path: &Path) -> Result<Vec<PathBuf>> {
     const TABLE: &str = "/proc/self/mountinfo";
     let table = fs::read_to_string(TABLE).at("read", TABLE)?;
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    // The table has the path without links, as the kernel names an open directory.
+    let dir = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
+    let real = fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd())).unwrap_or_else(|_| path.to_owned());
+    drop(dir);
     Ok(table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))

@@ -2,28 +2,28 @@
 
 /// The document as JSON.
 pub fn embedded_features() -> Vec<u8> {
-    let namespaces = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
-    let capabilities: Vec<&str> = CAPABILITIES.split(' ').collect();
-    let mount_options: Vec<&str> = MOUNT_OPTIONS.split(' ').collect();
-    let hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
-    serde_json::json!({
-        "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.1",
-        "hooks": hooks,
-        "mountOptions": mount_options,
-        "linux": {
-            "namespaces": namespaces,
-            "capabilities": capabilities,
-            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true},
-            "seccomp": {"enabled": true},
-            "apparmor": {"enabled": true},
-            "selinux": {"enabled": true},
-            "mountExtensions": {"idmap": {"enabled": true}}
-        }
-    })
-    .to_string()
+    let list = |words: &str| format!("[\"{}\"]", words.replace(' ', "\",\""));
+    let yes = r#"{"enabled":true}"#;
+    format!(
+        concat!(
+            r#"{{"ociVersionMin":"1.0.0","ociVersionMax":"1.2.1","hooks":{},"mountOptions":{},"linux":{{"namespaces":{},"#,
+            r#""capabilities":{},"cgroup":{{"v1":true,"v2":true,"systemd":true,"systemdUser":false,"rdma":true}},"#,
+            r#""seccomp":{},"apparmor":{},"selinux":{},"mountExtensions":{{"idmap":{}}}}}}}"#
+        ),
+        list(HOOKS),
+        list(MOUNT_OPTIONS),
+        list(NAMESPACES),
+        list(CAPABILITIES),
+        yes,
+        yes,
+        yes,
+        yes
+    )
     .into_bytes()
 }
+
+const HOOKS: &str = "prestart createRuntime createContainer startContainer poststart poststop";
+const NAMESPACES: &str = "cgroup ipc mount network pid time user uts";
 
 const CAPABILITIES: &str = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID \
     CAP_SETUID CAP_SETPCAP CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW \

@@ -44,7 +44,7 @@ pub struct Checkpoint {
 
 pub enum Runtime {
     Embedded(Embedded),
-    External(External),
+    External(Box<External>),
 }
 
 impl Runtime {
@@ -55,7 +55,7 @@ impl Runtime {
             return Ok(Runtime::Embedded(Embedded::new(id, bundle, root, options)));
         }
         let root = options.state_root(namespace);
-        External::new(id, bundle, root, options, reaper).map(Runtime::External)
+        External::new(id, bundle, root, options, reaper).map(|runtime| Runtime::External(Box::new(runtime)))
     }
 
     /// Makes the container; its process waits for [`Runtime::start`].

@@ -20,6 +20,7 @@ impl Serve for Tasks {
     }
 
     async fn call(self: Rc<Self>, call: Call) -> Option<Result<Vec<u8>>> {
+        self.activity.notify_one();
         let Call { service, method, payload } = call;
         if service == sandbox::SERVICE {
             return sandbox::call(&method, &payload);

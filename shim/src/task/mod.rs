@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub(crate) use self::dispatch::reply;
 
@@ -31,6 +31,8 @@ pub struct Tasks {
     /// Ids whose creation is under way.
     creating: RefCell<HashSet<String>>,
     stop: watch::Sender<bool>,
+    /// Told at every call.
+    activity: Rc<Notify>,
 }
 
 impl Tasks {
@@ -39,6 +41,7 @@ impl Tasks {
         publisher: Rc<Publisher>,
         reaper: Rc<Reaper>,
         stop: watch::Sender<bool>,
+        activity: Rc<Notify>,
     ) -> Rc<Tasks> {
         Rc::new(Tasks {
             namespace: namespace.to_owned(),
@@ -47,6 +50,7 @@ impl Tasks {
             containers: RefCell::default(),
             creating: RefCell::default(),
             stop,
+            activity,
         })
     }
 

@@ -201,13 +201,17 @@ impl Daemon {
 
     /// `start`, as containerd 2.3 calls it. Returns the socket's path.
     pub fn start_shim(&self, bundle: &Path, id: &str) -> PathBuf {
+        self.start_shim_with(bundle, id, &[])
+    }
+
+    pub fn start_shim_with(&self, bundle: &Path, id: &str, env: &[(&str, &str)]) -> PathBuf {
         let mut params = BootstrapParams::new();
         params.instance_id = id.into();
         params.namespace = "test".into();
         params.containerd_grpc_address = "/none.sock".into();
         params.containerd_ttrpc_address = self.events_socket().display().to_string();
         params.socket_dir = Some(self.dir.path().join("s").display().to_string());
-        let output = run(&mut self.command(bundle, id, "start"), &params.write_to_bytes().unwrap());
+        let output = run(self.command(bundle, id, "start").envs(env.iter().copied()), &params.write_to_bytes().unwrap());
         assert!(output.status.success(), "start: {}", String::from_utf8_lossy(&output.stderr));
         let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
         assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
@@ -230,8 +234,19 @@ impl Daemon {
 
     /// A shim for a container that runs `script`, not created yet.
     pub async fn task(&self, id: &str, script: &str, edit: impl FnOnce(&mut serde_json::Value)) -> Task {
+        self.task_with(id, script, edit, &[]).await
+    }
+
+    /// The same, with more in the shim's environment.
+    pub async fn task_with(
+        &self,
+        id: &str,
+        script: &str,
+        edit: impl FnOnce(&mut serde_json::Value),
+        env: &[(&str, &str)],
+    ) -> Task {
         let bundle = self.bundle(id, script, edit);
-        let socket = self.start_shim(&bundle, id);
+        let socket = self.start_shim_with(&bundle, id, env);
         self.attach(id, bundle, socket).await
     }
 
@@ -433,7 +448,7 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !done() {
         assert!(Instant::now() < deadline, "{what}: did not happen");
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
