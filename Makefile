@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test check e2e conformance bench install clean
+.PHONY: help deps build failpoints run test check e2e conformance bench install clean
 
 help: ## this text
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -21,12 +21,20 @@ build: deps ## windlassd, windlass and containerd-shim-runc-v2 into target/relea
 	  -C target-feature=+crt-static -C relocation-model=static
 	@install -m 0755 $(BIN)/../shim/containerd-shim-runc-v2 $(BIN)/containerd-shim-runc-v2
 
+failpoints: deps ## binaries that a test can kill at a named step, into target/failpoints
+	$(CARGO) build --release --locked -p windlassd -p containerd-shim-runc-v2 --features windlassd/failpoints,containerd-shim-runc-v2/failpoints
+	@install -d $(BIN)/../failpoints
+	@install -m 0755 $(BIN)/windlassd $(BIN)/containerd-shim-runc-v2 $(BIN)/../failpoints/
+
 run: build ## build, start a private daemon, run a container (IMAGE=… for one from a registry), stay until Ctrl-C
 	@BIN=$(BIN) IMAGE='$(IMAGE)' scripts/run.sh
 
-test: build ## unit, conformance suites and end to end, against daemons under private roots (root needed)
+test: failpoints ## unit, conformance suites and end to end, against daemons under private roots (root needed)
 	@scripts/deps.sh test
-	$(CARGO) test --release --locked --workspace
+	@$(MAKE) --no-print-directory build
+	$(CARGO) test --release --locked --workspace --exclude windlassd --exclude containerd-shim-runc-v2
+	$(CARGO) test --release --locked -p windlassd
+	$(CARGO) test --release --locked -p containerd-shim-runc-v2
 
 check: ## formatting, clippy, tidy rules, dependencies' licences and advisories
 	$(CARGO) fmt --all --check
@@ -34,7 +42,8 @@ check: ## formatting, clippy, tidy rules, dependencies' licences and advisories
 	$(CARGO) test --release --locked -p windlass-tests --test tidy
 	@scripts/deny.sh
 
-e2e: build ## the end-to-end tests alone
+e2e: failpoints ## the end-to-end tests alone
+	@$(MAKE) --no-print-directory build
 	$(CARGO) test --release --locked -p windlass-tests
 
 conformance: build ## unmodified Go clients against our daemon (RIG=… names where clients and registries are)

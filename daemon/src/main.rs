@@ -4,6 +4,8 @@ mod args;
 mod config;
 mod daemon;
 mod dirs;
+#[cfg(feature = "failpoints")]
+mod failpoint;
 mod log;
 mod metrics;
 mod process;
@@ -27,7 +29,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 fn main() -> ExitCode {
     process::restrain_malloc();
     #[cfg(feature = "failpoints")]
-    process::arm_failpoint();
+    failpoint::arm();
     let args = Args::parse();
     let flags = args.flags.without_empty();
     let result = match args.command {

@@ -1,0 +1,12 @@
+//! The process ends, as by `kill -9`, at the step that WINDLASS_KILL_AT names. Only with the feature `failpoints`.
+
+/// Arms the step; a name that no step has is never reached.
+pub fn arm() {
+    if let Ok(step) = std::env::var("WINDLASS_KILL_AT") {
+        let armed = fail::cfg_callback(step.as_str(), || {
+            // The result does not matter: nothing runs after it.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        });
+        armed.expect("failpoints are built in, so arming one succeeds");
+    }
+}
