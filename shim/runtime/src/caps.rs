@@ -6,11 +6,46 @@ use crate::sys::{check, process};
 
 /// In the order of their numbers.
 const NAMES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
@@ -42,7 +77,8 @@ fn bits(names: &[String], unknown: &mut Vec<String>) -> u64 {
 fn last() -> usize {
     static LAST: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *LAST.get_or_init(|| {
-        (0..64).take_while(|&bit| process::prctl(libc::PR_CAPBSET_READ, bit, 0).is_ok()).last().unwrap_or(0) as usize
+        (0..64).take_while(|&bit| process::prctl(libc::PR_CAPBSET_READ, bit, 0).is_ok()).last().unwrap_or(0)
+            as usize
     })
 }
 
@@ -103,7 +139,9 @@ impl Sets {
         // SAFETY: header and data have the layout of version 3: two words, then two triples.
         let result = check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) });
         result.map(drop).map_err(|source| match self.beyond_own() {
-            Some(name) => Error::Unsupported(format!("capability CAP_{name} cannot be granted: this host lacks it")),
+            Some(name) => {
+                Error::Unsupported(format!("capability CAP_{name} cannot be granted: this host lacks it"))
+            }
             None => Error::Sys { op: "set capabilities", source },
         })
     }

@@ -57,7 +57,9 @@ impl Blueprint {
     pub fn new(spec: &Spec, process: Process, filter: Option<Filter>) -> Blueprint {
         let kinds = spec.linux.namespaces.iter().map(|n| n.kind);
         Blueprint {
-            namespaces: kinds.filter(|k| *k != NamespaceKind::Pid).fold(0, |flags, k| flags | namespaces::flag(k)),
+            namespaces: kinds
+                .filter(|k| *k != NamespaceKind::Pid)
+                .fold(0, |flags, k| flags | namespaces::flag(k)),
             own_pid_namespace: spec.linux.namespace(NamespaceKind::Pid).is_some(),
             filter,
             capabilities: process.capabilities,
@@ -99,7 +101,15 @@ impl Container {
         warnings: Vec<String>,
         blueprint: Blueprint,
     ) -> Container {
-        Container { state, dir, pidfd, channel: Some(channel), terminal, warnings, blueprint: Some(blueprint) }
+        Container {
+            state,
+            dir,
+            pidfd,
+            channel: Some(channel),
+            terminal,
+            warnings,
+            blueprint: Some(blueprint),
+        }
     }
 
     /// Finds a container again by its state, after the process that created it has gone. Its processes are then
@@ -166,7 +176,9 @@ impl Container {
             let path = self.state.bundle.join("config.json");
             let data = std::fs::read(&path).at("read", &path)?;
             let mut spec = Spec::parse(&data)?;
-            let Some(process) = spec.process.take() else { return Err(Error::Spec("process is missing".into())) };
+            let Some(process) = spec.process.take() else {
+                return Err(Error::Spec("process is missing".into()));
+            };
             let filter = spec.linux.seccomp.as_ref().map(Filter::compile).transpose()?.flatten();
             self.blueprint = Some(Blueprint::new(&spec, process, filter));
         }
@@ -176,7 +188,10 @@ impl Container {
     /// Runs the program. Returns when the kernel has taken it, or with the reason why not; then init has ended.
     pub fn start(&mut self) -> Result<()> {
         let Some(channel) = self.channel.take() else {
-            return Err(Error::State(format!("container {} cannot be started: it is not in state created", self.id())));
+            return Err(Error::State(format!(
+                "container {} cannot be started: it is not in state created",
+                self.id()
+            )));
         };
         if self.ended()? {
             return Err(Error::State(format!("container {} cannot be started: it has stopped", self.id())));
@@ -206,7 +221,9 @@ impl Container {
     pub fn exec(&mut self, options: ExecOptions<'_>) -> Result<Child> {
         match self.status()? {
             Status::Stopped => Err(Error::State("cannot exec in a stopped container".into())),
-            Status::Paused => Err(Error::State("cannot exec in a paused container (use --ignore-paused to override)".into())),
+            Status::Paused => Err(Error::State(
+                "cannot exec in a paused container (use --ignore-paused to override)".into(),
+            )),
             Status::Created | Status::Running => exec::exec(self, options),
         }
     }
@@ -225,7 +242,10 @@ impl Container {
             other => other.op("signal process")?,
         }
         // On v1 a frozen process dies only when it is thawed.
-        if signal == libc::SIGKILL && matches!(self.state.cgroup, Cgroup::V1(_)) && self.state.cgroup.frozen()? {
+        if signal == libc::SIGKILL
+            && matches!(self.state.cgroup, Cgroup::V1(_))
+            && self.state.cgroup.frozen()?
+        {
             self.state.cgroup.freeze(false)?;
         }
         Ok(())

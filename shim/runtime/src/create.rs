@@ -54,8 +54,9 @@ fn read_config(options: &CreateOptions<'_>) -> Result<Spec> {
         Some(json) => Spec::parse(json),
         None => {
             let path = options.bundle.join("config.json");
-            let data =
-                file::open(&path, libc::O_RDONLY, 0).and_then(|fd| file::read_all(fd, MAX_CONFIG)).at("read", &path)?;
+            let data = file::open(&path, libc::O_RDONLY, 0)
+                .and_then(|fd| file::read_all(fd, MAX_CONFIG))
+                .at("read", &path)?;
             Spec::parse(&data)
         }
     }
@@ -69,7 +70,9 @@ fn check(spec: &Spec, process: &Process) -> Result<()> {
     cgroup::check_device_rules(&spec.linux.resources.devices)?;
     scheduling::check_rlimits(&process.rlimits)?;
     if !spec.linux.net_devices.is_empty() {
-        return Err(Error::Unsupported("netDevices are not supported by the embedded runtime; use runc".into()));
+        return Err(Error::Unsupported(
+            "netDevices are not supported by the embedded runtime; use runc".into(),
+        ));
     }
     check_labels(&process.apparmor_profile, &process.selinux_label)?;
     if !spec.linux.mount_label.is_empty() && !selinux_enabled() {
@@ -85,9 +88,12 @@ fn selinux_enabled() -> bool {
 /// Labels need the kernel's security module; running without the confinement that was asked for is no choice.
 pub(crate) fn check_labels(apparmor: &str, selinux: &str) -> Result<()> {
     if !apparmor.is_empty() {
-        let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.starts_with(b"Y"));
+        let enabled =
+            std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.starts_with(b"Y"));
         if !enabled {
-            return Err(Error::Unsupported("apparmor is not enabled on this host, but a profile is configured".into()));
+            return Err(Error::Unsupported(
+                "apparmor is not enabled on this host, but a profile is configured".into(),
+            ));
         }
     }
     if !selinux.is_empty() && !selinux_enabled() {
@@ -103,7 +109,9 @@ pub(crate) fn check_stdio(process: &Process, stdio: &Stdio) -> Result<()> {
     let offered = matches!(stdio, Stdio::Terminal | Stdio::ConsoleSocket(_));
     match (process.terminal, offered) {
         (true, false) => Err(Error::Spec("the process asks for a terminal, but none is provided".into())),
-        (false, true) => Err(Error::Spec("a terminal is provided, but the process does not ask for one".into())),
+        (false, true) => {
+            Err(Error::Spec("a terminal is provided, but the process does not ask for one".into()))
+        }
         _ => Ok(()),
     }
 }
@@ -147,7 +155,8 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
     check_stdio(&process, &options.stdio)?;
     let filter = spec.linux.seccomp.as_ref().map(Filter::compile).transpose()?.flatten();
     let (capabilities, unknown) = Sets::of(process.capabilities.as_ref());
-    let mut warnings: Vec<String> = unknown.into_iter().map(|n| format!("capability {n} is unknown and left out")).collect();
+    let mut warnings: Vec<String> =
+        unknown.into_iter().map(|n| format!("capability {n} is unknown and left out")).collect();
     let rootfs = root_directory(&spec, options.bundle)?;
     let namespaces = Namespaces::plan(&spec.linux)?;
     let cgroup = Cgroup::plan(&spec.linux.cgroups_path, options.id)?;
@@ -292,7 +301,9 @@ fn wait_until_ready(
             Report::Notify(fd) => notify(filter, &state, &fd, channel)?,
             Report::Failed(error) => return Err(error),
             Report::Gone => {
-                return Err(Error::State("the container's first process died while it was being set up".into()));
+                return Err(Error::State(
+                    "the container's first process died while it was being set up".into(),
+                ));
             }
             Report::Process(_) => return Err(Error::State("unexpected message from child".into())),
         }
@@ -300,7 +311,12 @@ fn wait_until_ready(
 }
 
 /// Passes the notification descriptor on, then lets the child go on.
-pub(crate) fn notify(filter: Option<&Filter>, state: &OciState<'_>, fd: &OwnedFd, channel: &Channel) -> Result<()> {
+pub(crate) fn notify(
+    filter: Option<&Filter>,
+    state: &OciState<'_>,
+    fd: &OwnedFd,
+    channel: &Channel,
+) -> Result<()> {
     if let Some((path, metadata)) = filter.and_then(|f| f.listener.as_ref()) {
         hooks::notify_seccomp_agent(path, metadata, state, fd.as_raw_fd())?;
     }

@@ -22,16 +22,35 @@ pub enum ErrorKind {
 pub enum Error {
     /// A system call on something that has a name.
     #[error("{op} {}", path.display())]
-    Path { op: &'static str, path: PathBuf, #[source] source: io::Error },
+    Path {
+        op: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// A system call on something that has none.
     #[error("{op}")]
-    Sys { op: &'static str, #[source] source: io::Error },
+    Sys {
+        op: &'static str,
+        #[source]
+        source: io::Error,
+    },
     /// A mount that the kernel explains.
     #[error("mount {} ({message})", path.display())]
-    Mount { path: PathBuf, message: String, #[source] source: io::Error },
+    Mount {
+        path: PathBuf,
+        message: String,
+        #[source]
+        source: io::Error,
+    },
     /// The kernel refused a value for a control file.
     #[error("write {value:?} to {}", path.display())]
-    Control { path: PathBuf, value: String, #[source] source: io::Error },
+    Control {
+        path: PathBuf,
+        value: String,
+        #[source]
+        source: io::Error,
+    },
     /// The configuration is wrong.
     #[error("invalid configuration: {0}")]
     Spec(String),
@@ -81,9 +100,10 @@ impl Error {
     /// The kernel's number, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Error::Path { source, .. } | Error::Sys { source, .. } | Error::Control { source, .. } | Error::Mount { source, .. } => {
-                source.raw_os_error()
-            }
+            Error::Path { source, .. }
+            | Error::Sys { source, .. }
+            | Error::Control { source, .. }
+            | Error::Mount { source, .. } => source.raw_os_error(),
             Error::Program { errno, .. } => Some(*errno),
             Error::Init { errno, .. } => *errno,
             _ => None,

@@ -36,7 +36,8 @@ pub fn exec(container: &mut Container, mut options: ExecOptions<'_>) -> Result<C
     check_labels(&process.apparmor_profile, &process.selinux_label)?;
     container.blueprint()?;
     let (capabilities, unknown) = container.capabilities(&process);
-    let mut warnings: Vec<String> = unknown.into_iter().map(|n| format!("capability {n} is unknown and left out")).collect();
+    let mut warnings: Vec<String> =
+        unknown.into_iter().map(|n| format!("capability {n} is unknown and left out")).collect();
     let keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", container.id()));
     let pid_of_init = container.pid();
     let blueprint = container.blueprint.as_ref().ok_or(Error::Finished)?;
@@ -45,7 +46,8 @@ pub fn exec(container: &mut Container, mut options: ExecOptions<'_>) -> Result<C
         process: &process,
         capabilities,
         seccomp: blueprint.filter.as_ref(),
-        no_new_privileges: process.no_new_privileges || process.capabilities.is_none() && blueprint.no_new_privileges,
+        no_new_privileges: process.no_new_privileges
+            || process.capabilities.is_none() && blueprint.no_new_privileges,
         apparmor: or(&process.apparmor_profile, &blueprint.apparmor),
         selinux: or(&process.selinux_label, &blueprint.selinux),
         keyring,
@@ -99,7 +101,9 @@ fn clone_into(
         // The container has made groups of its own below; processes live only in the lowest. Init's is as good as any.
         Err(Error::Sys { source, .. }) if matches!(errno(&source), libc::EBUSY | libc::EOPNOTSUPP) => {
             let path = format!("/proc/{init}/cgroup");
-            let text = file::open(&path, libc::O_RDONLY, 0).and_then(|fd| file::read_all(fd, 1 << 16)).at("read", &path)?;
+            let text = file::open(&path, libc::O_RDONLY, 0)
+                .and_then(|fd| file::read_all(fd, 1 << 16))
+                .at("read", &path)?;
             let text = String::from_utf8_lossy(&text);
             let own = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
             let root = crate::cgroup::hierarchies()?.v2.clone().unwrap_or_default();

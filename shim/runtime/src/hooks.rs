@@ -63,7 +63,11 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     let (input, mut output) = prepare().at("prepare hook", &hook.path)?;
     let clone = |f: &File| f.try_clone().at("prepare hook", &hook.path);
     let mut command = Command::new(&hook.path);
-    command.env_clear().stdin(Stdio::from(input)).stdout(Stdio::from(clone(&output)?)).stderr(Stdio::from(clone(&output)?));
+    command
+        .env_clear()
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::from(clone(&output)?))
+        .stderr(Stdio::from(clone(&output)?));
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
@@ -118,9 +122,13 @@ pub fn set_oom_score(pid: u32, score: i32, clamp: bool) -> Result<Option<String>
     match file::write_file_at(file::cwd(), &path, score.to_string().as_bytes()) {
         Ok(()) => Ok(None),
         Err(e) if clamp && matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
-            let current = file::open(&path, libc::O_RDONLY, 0).and_then(|fd| file::read_all(fd, 64)).at("read", &path)?;
+            let current = file::open(&path, libc::O_RDONLY, 0)
+                .and_then(|fd| file::read_all(fd, 64))
+                .at("read", &path)?;
             let current = String::from_utf8_lossy(&current).trim().to_string();
-            Ok(Some(format!("oomScoreAdj {score} is not permitted here (no CAP_SYS_RESOURCE), it stays {current}")))
+            Ok(Some(format!(
+                "oomScoreAdj {score} is not permitted here (no CAP_SYS_RESOURCE), it stays {current}"
+            )))
         }
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => Err(Error::Unsupported(format!(
             "oomScoreAdj {score} is not permitted here: lowering it needs CAP_SYS_RESOURCE"
@@ -143,7 +151,14 @@ mod tests {
     }
 
     fn state(annotations: &BTreeMap<String, String>) -> OciState<'_> {
-        OciState { oci_version: "1.2.0", id: "c1", status: "created", pid: 7, bundle: Path::new("/b"), annotations }
+        OciState {
+            oci_version: "1.2.0",
+            id: "c1",
+            status: "created",
+            pid: 7,
+            bundle: Path::new("/b"),
+            annotations,
+        }
     }
 
     #[test]
@@ -153,7 +168,12 @@ mod tests {
         let none = BTreeMap::new();
         run(&[hook(&format!("cat > {0}; env | sort >> {0}", out.display()), None)], &state(&none)).unwrap();
         let text = std::fs::read_to_string(out).unwrap();
-        assert!(text.starts_with(r#"{"ociVersion":"1.2.0","id":"c1","status":"created","pid":7,"bundle":"/b"}A=b"#), "{text}");
+        assert!(
+            text.starts_with(
+                r#"{"ociVersion":"1.2.0","id":"c1","status":"created","pid":7,"bundle":"/b"}A=b"#
+            ),
+            "{text}"
+        );
         assert!(!text.contains("CARGO"));
     }
 

@@ -8,8 +8,8 @@
 
 use crate::error::{Context, Error, Result};
 use crate::spec::{Linux, NamespaceKind};
-use crate::sys::process::{self, CLONE_NEWTIME, Clone};
 use crate::sys::file;
+use crate::sys::process::{self, CLONE_NEWTIME, Clone};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 #[derive(Debug, Default)]
@@ -78,7 +78,10 @@ impl Namespaces {
     }
 
     pub fn raw_fds(&self) -> impl Iterator<Item = RawFd> + '_ {
-        self.joined.iter().map(|(_, fd)| fd.as_raw_fd()).chain(self.joined_user.iter().map(|fd| fd.as_raw_fd()))
+        self.joined
+            .iter()
+            .map(|(_, fd)| fd.as_raw_fd())
+            .chain(self.joined_user.iter().map(|fd| fd.as_raw_fd()))
     }
 
     /// Makes the first process: with its namespaces, or, when staged, the intermediate one without any.

@@ -34,7 +34,8 @@ impl State {
 
     /// Not synced: the directory is meant for a file system that goes with the machine's run, as the processes do.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let data = serde_json::to_vec(self).map_err(|e| Error::State(format!("state of {}: {e}", self.id)))?;
+        let data =
+            serde_json::to_vec(self).map_err(|e| Error::State(format!("state of {}: {e}", self.id)))?;
         let (new, path) = (dir.join("state.json.new"), dir.join(FILE));
         let write = || -> std::io::Result<()> {
             let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_NOFOLLOW;
@@ -57,7 +58,10 @@ impl State {
         let state: State =
             serde_json::from_slice(&data).map_err(|e| Error::State(format!("{}: {e}", path.display())))?;
         if state.version != VERSION || state.id != id {
-            return Err(Error::State(format!("{} is not the state of {id} in format {VERSION}", path.display())));
+            return Err(Error::State(format!(
+                "{} is not the state of {id} in format {VERSION}",
+                path.display()
+            )));
         }
         Ok(state)
     }

@@ -58,7 +58,9 @@ pub fn swap_max(memory: Option<i64>, swap: Option<i64>) -> Result<Option<String>
         (_, s) if s < 0 => Err(Error::Spec(format!("invalid swap value: {s}"))),
         (-1, s) => Ok(Some(s.to_string())),
         (0, _) => Err(Error::Spec("unable to set swap limit without memory limit".into())),
-        (m, s) if m < 0 || s < m => Err(Error::Spec(format!("memory+swap limit {s} should be >= memory limit {m}"))),
+        (m, s) if m < 0 || s < m => {
+            Err(Error::Spec(format!("memory+swap limit {s} should be >= memory limit {m}")))
+        }
         (m, s) => Ok(Some((s - m).to_string())),
     }
 }

@@ -50,7 +50,9 @@ const STANDARD: [Rule; 10] = [
 fn number(value: Option<i64>) -> Result<Option<u32>> {
     match value {
         None | Some(-1) => Ok(None),
-        Some(n) => u32::try_from(n).map(Some).map_err(|_| Error::Spec(format!("device number {n} is out of range"))),
+        Some(n) => {
+            u32::try_from(n).map(Some).map_err(|_| Error::Spec(format!("device number {n} is out of range")))
+        }
     }
 }
 

@@ -66,7 +66,9 @@ impl Dir {
             let text = match dir.try_read("cgroup.procs") {
                 Ok(text) => text,
                 // Gone, or (v2) a threaded group, whose processes are listed further up.
-                Err(e) if matches!(errno(&e), libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) => return Ok(()),
+                Err(e) if matches!(errno(&e), libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) => {
+                    return Ok(());
+                }
                 Err(e) => return Err(e).at("read", dir.0.join("cgroup.procs")),
             };
             // 0 stands for a process that this pid namespace does not see.
@@ -91,11 +93,7 @@ impl Dir {
             _ => return Vec::new(),
         }
         let Ok(entries) = std::fs::read_dir(&self.0) else { return Vec::new() };
-        entries
-            .flatten()
-            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-            .map(|e| Dir(e.path()))
-            .collect()
+        entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| Dir(e.path())).collect()
     }
 
     /// Makes the directory and its parents; `made` sees each new one, parents first.

@@ -23,8 +23,20 @@ const MAX_MOUNTINFO: usize = 32 << 20;
 
 /// Controllers that the kernel may name in a v1 mount's options; other words there are options.
 const CONTROLLERS: [&str; 14] = [
-    "cpuset", "cpu", "cpuacct", "blkio", "memory", "devices", "freezer", "net_cls", "perf_event", "net_prio", "hugetlb",
-    "pids", "rdma", "misc",
+    "cpuset",
+    "cpu",
+    "cpuacct",
+    "blkio",
+    "memory",
+    "devices",
+    "freezer",
+    "net_cls",
+    "perf_event",
+    "net_prio",
+    "hugetlb",
+    "pids",
+    "rdma",
+    "misc",
 ];
 
 /// What this process sees mounted.
@@ -34,7 +46,9 @@ pub fn hierarchies() -> Result<&'static Hierarchies> {
         return Ok(found);
     }
     let path = "/proc/self/mountinfo";
-    let text = file::open(path, libc::O_RDONLY, 0).and_then(|fd| file::read_all(fd, MAX_MOUNTINFO)).at("read", path)?;
+    let text = file::open(path, libc::O_RDONLY, 0)
+        .and_then(|fd| file::read_all(fd, MAX_MOUNTINFO))
+        .at("read", path)?;
     let text = String::from_utf8(text).map_err(|_| Error::Unsupported("mountinfo is not UTF-8".into()))?;
     Ok(FOUND.get_or_init(|| parse(&text)))
 }

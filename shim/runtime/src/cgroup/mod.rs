@@ -153,7 +153,8 @@ impl Cgroup {
                 return Ok(());
             }
             // The handles come first: a number may be used anew once its process is gone.
-            let handles: Vec<OwnedFd> = pids.iter().filter_map(|&pid| process::pidfd_open(pid).ok()).collect();
+            let handles: Vec<OwnedFd> =
+                pids.iter().filter_map(|&pid| process::pidfd_open(pid).ok()).collect();
             self.signal_all(libc::SIGKILL)?;
             for handle in handles {
                 let left = deadline.saturating_duration_since(Instant::now());

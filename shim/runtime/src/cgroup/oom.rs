@@ -26,7 +26,8 @@ impl OomEvents {
     pub(super) fn v1(dir: &Dir) -> Result<OomEvents> {
         const NAME: &str = "memory.oom_control";
         // SAFETY: takes no pointers.
-        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).into() }).op("eventfd")?;
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).into() })
+            .op("eventfd")?;
         // SAFETY: the kernel has just given us this descriptor.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         let path = dir.path().join(NAME);
@@ -38,8 +39,8 @@ impl OomEvents {
     pub(super) fn v2(dir: &Dir) -> Result<OomEvents> {
         const NAME: &str = "memory.events";
         // SAFETY: takes no pointers.
-        let fd =
-            check(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK).into() }).op("inotify_init")?;
+        let fd = check(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK).into() })
+            .op("inotify_init")?;
         // SAFETY: the kernel has just given us this descriptor.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         let path = dir.path().join(NAME);

@@ -268,7 +268,8 @@ fn io(text: &str) -> Vec<IoEntry> {
     let parse = |line: &str| {
         let mut fields = line.split(' ');
         let (major, minor) = fields.next()?.split_once(':')?;
-        let mut entry = IoEntry { major: major.parse().ok()?, minor: minor.parse().ok()?, ..IoEntry::default() };
+        let mut entry =
+            IoEntry { major: major.parse().ok()?, minor: minor.parse().ok()?, ..IoEntry::default() };
         for (key, value) in fields.filter_map(|f| f.split_once('=')) {
             let value = value.parse().unwrap_or(0);
             match key {

@@ -174,7 +174,10 @@ fn set_block_io(groups: &Groups, block: &BlockIo) -> Result<()> {
     }
     for device in &block.weight_device {
         if let Some(weight) = device.weight.filter(|&w| w != 0) {
-            dir.write(&format!("{prefix}.weight_device"), format!("{}:{} {weight}", device.major, device.minor))?;
+            dir.write(
+                &format!("{prefix}.weight_device"),
+                format!("{}:{} {weight}", device.major, device.minor),
+            )?;
         }
         if let Some(weight) = device.leaf_weight.filter(|&w| w != 0) {
             dir.write("blkio.leaf_weight_device", format!("{}:{} {weight}", device.major, device.minor))?;
@@ -199,7 +202,9 @@ fn set_network(groups: &Groups, network: &NetworkClass) -> Result<()> {
         groups.dir("net_cls")?.write("net_cls.classid", class.to_string())?;
     }
     for priority in &network.priorities {
-        groups.dir("net_prio")?.write("net_prio.ifpriomap", format!("{} {}", priority.name, priority.priority))?;
+        groups
+            .dir("net_prio")?
+            .write("net_prio.ifpriomap", format!("{} {}", priority.name, priority.priority))?;
     }
     Ok(())
 }

@@ -36,7 +36,9 @@ pub fn set(dir: &Dir, resources: &Resources) -> Result<()> {
     }
     for (name, value) in &resources.unified {
         if name.contains('/') || !name.contains('.') || name.starts_with("cgroup.") {
-            return Err(Error::Spec(format!("unified resource {name:?} is not the name of a controller's file")));
+            return Err(Error::Spec(format!(
+                "unified resource {name:?} is not the name of a controller's file"
+            )));
         }
         // Several values come as lines, and the kernel takes one a call.
         for line in value.lines() {

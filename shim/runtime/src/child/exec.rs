@@ -2,7 +2,9 @@
 
 use super::message::{Order, await_order, join_groups, report};
 use super::terminal::Terminal;
-use super::{Launch, become_program, detach, finish, join_keyring, place_stdio, scheduling, settle, stdio_fds};
+use super::{
+    Launch, become_program, detach, finish, join_keyring, place_stdio, scheduling, settle, stdio_fds,
+};
 use crate::error::{Context, Result};
 use crate::options::Stdio;
 use crate::sys::socket::Channel;

@@ -2,7 +2,9 @@
 
 use super::message::{Order, await_order, join_groups, report};
 use super::terminal::Terminal;
-use super::{Launch, become_program, detach, finish, join_keyring, place_stdio, settle, stdio_fds, write_proc};
+use super::{
+    Launch, become_program, detach, finish, join_keyring, place_stdio, settle, stdio_fds, write_proc,
+};
 use crate::error::{Context, Error, Result};
 use crate::hooks::{self, OciState};
 use crate::namespaces::Namespaces;
@@ -171,8 +173,9 @@ fn identify(spec: &Spec, proc: &OwnedFd) -> Result<()> {
 /// A new network namespace has a loopback interface that is down.
 fn raise_loopback() -> Result<()> {
     // SAFETY: takes no pointers.
-    let socket = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0).into() })
-        .op("open socket for loopback")?;
+    let socket =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0).into() })
+            .op("open socket for loopback")?;
     // SAFETY: ifreq is plain data for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = b'l' as libc::c_char;

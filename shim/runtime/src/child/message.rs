@@ -39,13 +39,29 @@ pub enum Report {
 }
 
 pub fn order(channel: &Channel, order: Order) -> Result<()> {
-    channel.send(&[order as u8], &[]).op("send to child")
+    send(channel, order, &[])
+}
+
+/// A child that has gone away has said why before.
+fn send(channel: &Channel, order: Order, fds: &[RawFd]) -> Result<()> {
+    match channel.send(&[order as u8], fds) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => loop {
+            match await_report(channel)? {
+                Report::Failed(error) => return Err(error),
+                Report::Gone => {
+                    return Err(Error::State("the process died while it was being set up".into()));
+                }
+                _ => {}
+            }
+        },
+        other => other.op("send to child"),
+    }
 }
 
 /// The order to go into the control groups.
 pub fn order_grouped(channel: &Channel, tasks: &[OwnedFd]) -> Result<()> {
     let fds: Vec<RawFd> = tasks.iter().map(|fd| fd.as_raw_fd()).collect();
-    channel.send(&[Order::Grouped as u8], &fds).op("send to child")
+    send(channel, Order::Grouped, &fds)
 }
 
 /// Waits for that order and carries it out.
@@ -85,10 +101,11 @@ pub fn report_failure(channel: &Channel, error: &Error) {
 /// The next report of the child.
 pub fn await_report(channel: &Channel) -> Result<Report> {
     let (data, fds) = match channel.receive() {
-        // A peer that died with our messages unread resets the connection.
-        Err(e) if e.raw_os_error() == Some(libc::ECONNRESET) => (Vec::new(), Vec::new()),
-        other => other.op("receive from child")?,
-    };
+        // A peer that died with our messages unread resets the connection, which is told once, before what it said last.
+        Err(e) if e.raw_os_error() == Some(libc::ECONNRESET) => channel.receive(),
+        other => other,
+    }
+    .op("receive from child")?;
     let mut fds = fds.into_iter();
     let malformed = || Error::State("malformed message from child".into());
     match data.first() {

@@ -90,7 +90,9 @@ fn join_keyring(name: &str) -> Result<()> {
     match process::new_session_keyring(name) {
         Ok(id) => {
             // SAFETY: takes no pointers. Without the permission only later processes would miss the keyring.
-            unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, id, POSSESSOR_ALL_USER_VIEW_READ_SEARCH) };
+            unsafe {
+                libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, id, POSSESSOR_ALL_USER_VIEW_READ_SEARCH)
+            };
             Ok(())
         }
         Err(e) if errno(&e) == libc::ENOSYS => Ok(()),
@@ -126,7 +128,9 @@ fn settle(launch: &Launch<'_>, proc: &OwnedFd, channel: &Channel) -> Result<(Pat
     let entered = program::enter_cwd(&process.cwd);
     set_identity(process)?;
     match entered {
-        Err(Error::Path { source, .. }) if errno(&source) == libc::EACCES || errno(&source) == libc::EPERM => {
+        Err(Error::Path { source, .. })
+            if errno(&source) == libc::EACCES || errno(&source) == libc::EPERM =>
+        {
             program::enter_cwd(&process.cwd)?;
         }
         other => other?,
@@ -171,11 +175,7 @@ fn load_filter(launch: &Launch<'_>, channel: &Channel) -> Result<()> {
 }
 
 /// The last step; returns only with the reason why there is no program.
-fn become_program(
-    launch: &Launch<'_>,
-    program: (PathBuf, Vec<OsString>),
-    channel: &Channel,
-) -> Error {
+fn become_program(launch: &Launch<'_>, program: (PathBuf, Vec<OsString>), channel: &Channel) -> Error {
     if let Err(error) = file::cloexec_from(3).op("close descriptors") {
         return error;
     }

@@ -31,8 +31,12 @@ pub fn find(name: &str, env: &[String]) -> Result<PathBuf> {
     if name.contains('/') {
         return match is_executable(Path::new(name)) {
             Ok(()) => Ok(PathBuf::from(name)),
-            Err(e) if errno(&e) == libc::EISDIR => failed(format!("exec: {name:?}: is a directory"), libc::EISDIR),
-            Err(e) if errno(&e) == libc::EACCES => failed(format!("exec: {name:?}: permission denied"), libc::EACCES),
+            Err(e) if errno(&e) == libc::EISDIR => {
+                failed(format!("exec: {name:?}: is a directory"), libc::EISDIR)
+            }
+            Err(e) if errno(&e) == libc::EACCES => {
+                failed(format!("exec: {name:?}: permission denied"), libc::EACCES)
+            }
             Err(e) => {
                 let reason = crate::error::describe(&e);
                 failed(format!("exec: {name:?}: stat {name}: {reason}"), errno(&e))
@@ -79,8 +83,7 @@ fn home_of(uid: u32) -> Option<Vec<u8>> {
 /// A program that is our own executable would hand the container a way to it (`/proc/self/exe` of the new
 /// process); no image has a reason to.
 pub fn refuse_own_executable(proc: &impl std::os::fd::AsFd, program: &Path) -> Result<()> {
-    let (Ok(own), Ok(wanted)) =
-        (file::fstatat(proc, "self/exe", 0), file::fstatat(file::cwd(), program, 0))
+    let (Ok(own), Ok(wanted)) = (file::fstatat(proc, "self/exe", 0), file::fstatat(file::cwd(), program, 0))
     else {
         return Ok(());
     };

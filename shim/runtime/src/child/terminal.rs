@@ -19,16 +19,21 @@ impl Terminal {
     /// Opens a pair. The image could have put anything at `/dev/ptmx`: both ends are looked at before they are used.
     pub fn open(size: Option<ConsoleSize>) -> Result<Terminal> {
         let path = "/dev/ptmx";
-        let master = file::open(path, libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK, 0).at("open terminal", path)?;
+        let master = file::open(path, libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK, 0)
+            .at("open terminal", path)?;
         let stat = file::fstat(&master).at("stat", path)?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(5, 2) {
-            return Err(Error::Unsupported(format!("{path} in the container is not the terminal multiplexer")));
+            return Err(Error::Unsupported(format!(
+                "{path} in the container is not the terminal multiplexer"
+            )));
         }
         // SAFETY: F_SETFL takes an integer; O_NONBLOCK was only for opening.
-        check(unsafe { libc::fcntl(master.as_raw_fd(), libc::F_SETFL, libc::O_RDWR).into() }).at("set up", path)?;
+        check(unsafe { libc::fcntl(master.as_raw_fd(), libc::F_SETFL, libc::O_RDWR).into() })
+            .at("set up", path)?;
         let unlock: libc::c_int = 0;
         // SAFETY: TIOCSPTLCK reads one int.
-        check(unsafe { libc::ioctl(master.as_raw_fd(), TIOCSPTLCK as _, &unlock).into() }).op("unlock terminal")?;
+        check(unsafe { libc::ioctl(master.as_raw_fd(), TIOCSPTLCK as _, &unlock).into() })
+            .op("unlock terminal")?;
         let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
         // SAFETY: TIOCGPTPEER takes open flags as an integer and returns a new descriptor.
         let slave = check(unsafe { libc::ioctl(master.as_raw_fd(), TIOCGPTPEER as _, flags).into() })
@@ -41,7 +46,8 @@ impl Terminal {
         if let Some(size) = size {
             let size = libc::winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
             // SAFETY: TIOCSWINSZ reads one winsize.
-            check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size).into() }).op("set console size")?;
+            check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size).into() })
+                .op("set console size")?;
         }
         Ok(Terminal { master, slave })
     }

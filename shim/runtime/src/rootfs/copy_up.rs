@@ -34,7 +34,8 @@ fn copy_dir(from: &OwnedFd, to: &OwnedFd, depth: usize) -> io::Result<()> {
             libc::S_IFDIR => {
                 file::mkdirat(to, &name, 0o700)?;
                 let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-                let (below, target) = (file::openat(from, &name, flags, 0)?, file::openat(to, &name, flags, 0)?);
+                let (below, target) =
+                    (file::openat(from, &name, flags, 0)?, file::openat(to, &name, flags, 0)?);
                 copy_dir(&below, &target, depth + 1)?;
                 copy_owner(&below, &target)?;
             }
@@ -56,7 +57,8 @@ fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &OsString) -> io::Result<()> {
     loop {
         // SAFETY: both offsets are null: the files' own positions are used.
         let n = check(unsafe {
-            libc::sendfile(target.as_raw_fd(), source.as_raw_fd(), std::ptr::null_mut(), 1 << 30) as libc::c_long
+            libc::sendfile(target.as_raw_fd(), source.as_raw_fd(), std::ptr::null_mut(), 1 << 30)
+                as libc::c_long
         })?;
         if n == 0 {
             return copy_owner(&source, &target);
@@ -79,7 +81,8 @@ fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
         let mut at = 0;
         while at + 19 < n {
             let length = usize::from(u16::from_ne_bytes([buffer[at + 16], buffer[at + 17]]));
-            let name: Vec<u8> = buffer[at + 19..at + length].iter().copied().take_while(|b| *b != 0).collect();
+            let name: Vec<u8> =
+                buffer[at + 19..at + length].iter().copied().take_while(|b| *b != 0).collect();
             if name != b"." && name != b".." {
                 names.push(OsString::from_vec(name));
             }

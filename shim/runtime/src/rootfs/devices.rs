@@ -83,9 +83,11 @@ fn node(root: &Root, device: &Device, bind: bool) -> Result<()> {
         other => return Err(Error::Spec(format!("device {}: unknown type {other:?}", device.path))),
     };
     let number = |n: i64| {
-        u32::try_from(n).map_err(|_| Error::Spec(format!("device {}: number {n} is out of range", device.path)))
+        u32::try_from(n)
+            .map_err(|_| Error::Spec(format!("device {}: number {n} is out of range", device.path)))
     };
-    let rdev = if kind == libc::S_IFIFO { 0 } else { libc::makedev(number(device.major)?, number(device.minor)?) };
+    let rdev =
+        if kind == libc::S_IFIFO { 0 } else { libc::makedev(number(device.major)?, number(device.minor)?) };
     let (dir, name) = root.parent(&device.path)?;
     let path = &device.path;
     if bind {

@@ -13,8 +13,18 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// Files of `/proc` that may be covered: those that tools like lxcfs replace.
 const PROC_FILES: [&str; 12] = [
-    "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "sys/kernel/ns_last_pid",
-    "sys/crypto/fips_enabled", "net/dev", "1/stat",
+    "cpuinfo",
+    "diskstats",
+    "meminfo",
+    "stat",
+    "swaps",
+    "uptime",
+    "loadavg",
+    "slabinfo",
+    "sys/kernel/ns_last_pid",
+    "sys/crypto/fips_enabled",
+    "net/dev",
+    "1/stat",
 ];
 
 /// Detached bind sources by the place of their mount in the configuration.
@@ -63,7 +73,13 @@ pub fn open_sources(spec: &Spec, bundle: &Path, joined: Option<BorrowedFd<'_>>) 
     Ok(sources)
 }
 
-fn map_ids(spec: &Spec, mount: &Mount, tree: &OwnedFd, recursive: bool, joined: Option<BorrowedFd<'_>>) -> Result<()> {
+fn map_ids(
+    spec: &Spec,
+    mount: &Mount,
+    tree: &OwnedFd,
+    recursive: bool,
+    joined: Option<BorrowedFd<'_>>,
+) -> Result<()> {
     let own;
     let namespace = if !mount.uid_mappings.is_empty() {
         own = user_namespace::with_mappings(&mount.uid_mappings, &mount.gid_mappings)?;
@@ -74,7 +90,10 @@ fn map_ids(spec: &Spec, mount: &Mount, tree: &OwnedFd, recursive: bool, joined: 
         own = user_namespace::with_mappings(&spec.linux.uid_mappings, &spec.linux.gid_mappings)?;
         own.as_raw_fd()
     } else {
-        return Err(Error::Spec(format!("mount {}: idmap without mappings or user namespace", mount.destination)));
+        return Err(Error::Spec(format!(
+            "mount {}: idmap without mappings or user namespace",
+            mount.destination
+        )));
     };
     let attr = Attr { set: MOUNT_ATTR_IDMAP, userns: namespace as u64, ..Attr::default() };
     mount::set_attr(tree, attr, recursive).at("map ids of mount", &mount.source)
@@ -97,7 +116,9 @@ pub fn add(plan: &mut Plan<'_>, root: &Root, at: usize, mount: &Mount, pending: 
         "" | "none" => Err(Error::Spec(format!("mount {} has neither a type nor bind", mount.destination))),
         "cgroup" => groups::mount(plan, root, mount, &options),
         "cgroup2" => groups::mount_v2(plan, root, mount, &options),
-        "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "ramfs" => fresh(plan, root, mount, &options, pending),
+        "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "ramfs" => {
+            fresh(plan, root, mount, &options, pending)
+        }
         _ => other(root, mount, &options),
     }
 }
@@ -110,7 +131,8 @@ fn bind(plan: &mut Plan<'_>, root: &Root, at: usize, mount: &Mount, options: &Op
         Some(tree) => tree,
         None => mount::clone_tree(file::cwd(), &path, options.recursive).at("open mount source", &path)?,
     };
-    let directory = file::fstat(&tree).at("stat mount source", &path)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    let directory =
+        file::fstat(&tree).at("stat mount source", &path)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
     let target = root.ensure(&mount.destination, if directory { Kind::Dir } else { Kind::File })?;
     check_proc(mount, &target, Some(&tree))?;
     if !prepared {
@@ -126,7 +148,10 @@ fn check_proc(mount: &Mount, target: &OwnedFd, tree: Option<&OwnedFd>) -> Result
     if destination == Path::new("proc") {
         let magic = tree.map(file::fs_magic).transpose().at("stat mount source", &mount.source)?;
         if magic.is_some_and(|m| m != PROC_SUPER_MAGIC) {
-            return Err(Error::Spec(format!("{} cannot be mounted on /proc: it is not of type proc", mount.source)));
+            return Err(Error::Spec(format!(
+                "{} cannot be mounted on /proc: it is not of type proc",
+                mount.source
+            )));
         }
         return Ok(());
     }
@@ -148,7 +173,13 @@ fn set_propagation(at: &OwnedFd, mount: &Mount, options: &Options) -> Result<()>
 }
 
 /// A new instance of a kernel file system, configured option by option and attached when complete.
-fn fresh(plan: &Plan<'_>, root: &Root, mount: &Mount, options: &Options, pending: &mut Pending) -> Result<()> {
+fn fresh(
+    plan: &Plan<'_>,
+    root: &Root,
+    mount: &Mount,
+    options: &Options,
+    pending: &mut Pending,
+) -> Result<()> {
     let destination = &mount.destination;
     let target = match mount.fstype.as_str() {
         "proc" | "sysfs" => root.ensure_plain_dir(destination)?,
@@ -197,11 +228,9 @@ fn create(spec: &Spec, mount: &Mount, options: &Options, attributes: u64) -> Res
         context.mount(attributes)
     };
     configure().map_err(|source| match context.message() {
-        Some(message) if !message.is_empty() => Error::Mount {
-            path: mount.destination.clone().into(),
-            message,
-            source,
-        },
+        Some(message) if !message.is_empty() => {
+            Error::Mount { path: mount.destination.clone().into(), message, source }
+        }
         _ => Error::Path { op: "mount", path: mount.destination.clone().into(), source },
     })
 }

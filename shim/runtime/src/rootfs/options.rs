@@ -58,9 +58,8 @@ fn word(option: &str) -> Option<Word> {
         "dirsync" => Word::Superblock("dirsync"),
         "mand" => Word::Superblock("mand"),
         "lazytime" => Word::Superblock("lazytime"),
-        "defaults" | "async" | "loud" | "silent" | "norelatime" | "nomand" | "nolazytime" | "iversion" | "noiversion" => {
-            Word::Nothing
-        }
+        "defaults" | "async" | "loud" | "silent" | "norelatime" | "nomand" | "nolazytime" | "iversion"
+        | "noiversion" => Word::Nothing,
         _ => return None,
     })
 }
@@ -103,7 +102,8 @@ pub fn propagation(option: &str) -> Option<(u64, bool)> {
 
 impl Options {
     pub fn parse(mount: &Mount) -> Result<Options> {
-        let mut options = Options { bind: matches!(mount.fstype.as_str(), "bind" | "rbind"), ..Options::default() };
+        let mut options =
+            Options { bind: matches!(mount.fstype.as_str(), "bind" | "rbind"), ..Options::default() };
         options.recursive = mount.fstype == "rbind";
         for option in &mount.options {
             options.add(option, mount)?;
@@ -132,7 +132,10 @@ impl Options {
             "bind" => self.bind = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
             "remount" => {
-                return Err(Error::Unsupported(format!("mount {}: remount is not supported", mount.destination)));
+                return Err(Error::Unsupported(format!(
+                    "mount {}: remount is not supported",
+                    mount.destination
+                )));
             }
             "tmpcopyup" => self.copy_up = true,
             "idmap" => self.idmap = Some(false),
@@ -204,7 +207,8 @@ mod tests {
 
     #[test]
     fn words_are_sorted() {
-        let o = parse("tmpfs", &["nosuid", "strictatime", "mode=755", "size=64k", "ro", "rw", "sync"]).unwrap();
+        let o =
+            parse("tmpfs", &["nosuid", "strictatime", "mode=755", "size=64k", "ro", "rw", "sync"]).unwrap();
         assert_eq!(o.attr.set, MOUNT_ATTR_NOSUID | MOUNT_ATTR_STRICTATIME);
         assert_eq!(o.attr.clear, MOUNT_ATTR_ATIME | MOUNT_ATTR_RDONLY);
         assert_eq!(o.data, ["mode=755", "size=64k"]);

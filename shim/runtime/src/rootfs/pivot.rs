@@ -18,7 +18,11 @@ pub fn make_parent_private(rootfs: &Path) -> Result<()> {
             Err(e) => return Err(e).at("make private", path),
         }
     }
-    Err(Error::Path { op: "find the mount of", path: rootfs.into(), source: std::io::ErrorKind::NotFound.into() })
+    Err(Error::Path {
+        op: "find the mount of",
+        path: rootfs.into(),
+        source: std::io::ErrorKind::NotFound.into(),
+    })
 }
 
 /// Makes the rootfs the root of this mount namespace.

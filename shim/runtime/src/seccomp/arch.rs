@@ -30,7 +30,14 @@ pub struct Arch {
 pub const ARCHES: [Arch; 3] = [
     Arch { name: "SCMP_ARCH_X86_64", audit: 0xc000_003e, bit: 0, wide: true, multiplexed: false, column: 0 },
     Arch { name: "SCMP_ARCH_X86", audit: 0x4000_0003, bit: 0, wide: false, multiplexed: true, column: 1 },
-    Arch { name: "SCMP_ARCH_X32", audit: 0xc000_003e, bit: X32_BIT, wide: false, multiplexed: false, column: 2 },
+    Arch {
+        name: "SCMP_ARCH_X32",
+        audit: 0xc000_003e,
+        bit: X32_BIT,
+        wide: false,
+        multiplexed: false,
+        column: 2,
+    },
 ];
 
 #[cfg(target_arch = "aarch64")]
@@ -43,11 +50,30 @@ pub const X32_BIT: u32 = 0x4000_0000;
 
 /// Every name that the specification knows; those not in `ARCHES` cannot occur here.
 pub const FOREIGN: [&str; 24] = [
-    "SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32", "SCMP_ARCH_ARM", "SCMP_ARCH_AARCH64", "SCMP_ARCH_MIPS",
-    "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_MIPSEL", "SCMP_ARCH_MIPSEL64", "SCMP_ARCH_MIPSEL64N32",
-    "SCMP_ARCH_PPC", "SCMP_ARCH_PPC64", "SCMP_ARCH_PPC64LE", "SCMP_ARCH_S390", "SCMP_ARCH_S390X", "SCMP_ARCH_PARISC",
-    "SCMP_ARCH_PARISC64", "SCMP_ARCH_RISCV64", "SCMP_ARCH_LOONGARCH64", "SCMP_ARCH_M68K", "SCMP_ARCH_SH",
-    "SCMP_ARCH_SHEB", "SCMP_ARCH_NATIVE",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+    "SCMP_ARCH_NATIVE",
 ];
 
 impl Arch {
@@ -62,8 +88,25 @@ impl Arch {
 /// Where a multiplexer carries a call: its own name and the value of its first argument (linux/net.h, linux/ipc.h).
 pub fn multiplexer(name: &str) -> Option<(&'static str, u64)> {
     const SOCKET: [&str; 20] = [
-        "socket", "bind", "connect", "listen", "accept", "getsockname", "getpeername", "socketpair", "send", "recv",
-        "sendto", "recvfrom", "shutdown", "setsockopt", "getsockopt", "sendmsg", "recvmsg", "accept4", "recvmmsg",
+        "socket",
+        "bind",
+        "connect",
+        "listen",
+        "accept",
+        "getsockname",
+        "getpeername",
+        "socketpair",
+        "send",
+        "recv",
+        "sendto",
+        "recvfrom",
+        "shutdown",
+        "setsockopt",
+        "getsockopt",
+        "sendmsg",
+        "recvmsg",
+        "accept4",
+        "recvmmsg",
         "sendmmsg",
     ];
     const IPC: [(&str, u64); 12] = [

@@ -225,9 +225,12 @@ impl Filter {
         if let Some(name) = config.architectures.iter().find(|a| !FOREIGN.contains(&a.as_str())) {
             return Err(Error::Spec(format!("seccomp: unknown architecture {name:?}")));
         }
-        let used = |(at, arch): (usize, &Arch)| (at == 0 || config.architectures.iter().any(|n| n == arch.name)).then_some(*arch);
+        let used = |(at, arch): (usize, &Arch)| {
+            (at == 0 || config.architectures.iter().any(|n| n == arch.name)).then_some(*arch)
+        };
         let arches: Vec<Arch> = ARCHES.iter().enumerate().filter_map(used).collect();
-        let enosys = !matches!(default & 0xffff_0000, ALLOW | LOG | TRACE) && default != ERRNO | libc::ENOSYS as u32;
+        let enosys =
+            !matches!(default & 0xffff_0000, ALLOW | LOG | TRACE) && default != ERRNO | libc::ENOSYS as u32;
         let mut filter = Filter {
             default,
             newest: vec![0; arches.len()],
@@ -239,7 +242,9 @@ impl Filter {
             let conditions = rule.args.iter().map(Condition::new).collect::<Result<Vec<_>>>()?;
             for name in &rule.names {
                 if action == NOTIFY && matches!(name.as_str(), "write" | "sendmsg") {
-                    return Err(Error::Spec(format!("SCMP_ACT_NOTIFY cannot be used for the {name} syscall")));
+                    return Err(Error::Spec(format!(
+                        "SCMP_ACT_NOTIFY cannot be used for the {name} syscall"
+                    )));
                 }
                 filter.add(name, &conditions, action);
             }
@@ -248,12 +253,10 @@ impl Filter {
     }
 
     fn add(&mut self, name: &str, conditions: &[Condition], action: u32) {
-        let repeated = (0..conditions.len()).any(|i| conditions[..i].iter().any(|c| c.index == conditions[i].index));
-        let alternatives: Vec<Vec<Condition>> = if repeated {
-            conditions.iter().map(|c| vec![*c]).collect()
-        } else {
-            vec![conditions.to_vec()]
-        };
+        let repeated =
+            (0..conditions.len()).any(|i| conditions[..i].iter().any(|c| c.index == conditions[i].index));
+        let alternatives: Vec<Vec<Condition>> =
+            if repeated { conditions.iter().map(|c| vec![*c]).collect() } else { vec![conditions.to_vec()] };
         for ((arch, decisions), newest) in self.arches.iter_mut().zip(&mut self.newest) {
             if let Some(number) = arch.number(name) {
                 *newest = (*newest).max(number);
@@ -268,7 +271,8 @@ impl Filter {
                 && let Some((carrier, call)) = multiplexer(name)
                 && let Some(number) = arch.number(carrier)
             {
-                let condition = Condition { index: 0, operator: Operator::Equal, value: call, mask: u64::MAX };
+                let condition =
+                    Condition { index: 0, operator: Operator::Equal, value: call, mask: u64::MAX };
                 decisions.entry(number).or_default().add(vec![condition], action);
                 *newest = (*newest).max(number);
             }

@@ -62,7 +62,9 @@ fn allow_list_for_every_number() {
 
 #[test]
 fn foreign_ways_in_are_killed() {
-    let p = program(r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mount"],"action":"SCMP_ACT_ERRNO"}]}"#);
+    let p = program(
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mount"],"action":"SCMP_ACT_ERRNO"}]}"#,
+    );
     assert_eq!(run(&p, 0x1234, number("read"), [0; 6]), KILL_THREAD);
     assert_eq!(run(&p, NATIVE, number("read"), [0; 6]), ALLOW);
     assert_eq!(run(&p, NATIVE, number("mount"), [0; 6]), EPERM);
@@ -111,7 +113,19 @@ fn stricter_rules_hold_for_the_multiplexed_way() {
 
 #[test]
 fn every_operator_on_64_bits() {
-    let values = [0u64, 1, 5, 0xffff_ffff, 1 << 32, (1 << 32) + 1, (5 << 32) + 5, (5 << 32) + 4, 6 << 32, u64::MAX - 1, u64::MAX];
+    let values = [
+        0u64,
+        1,
+        5,
+        0xffff_ffff,
+        1 << 32,
+        (1 << 32) + 1,
+        (5 << 32) + 5,
+        (5 << 32) + 4,
+        6 << 32,
+        u64::MAX - 1,
+        u64::MAX,
+    ];
     type Test = fn(u64, u64) -> bool;
     let operators: [(&str, Test); 6] = [
         ("SCMP_CMP_EQ", |a, b| a == b),

@@ -228,7 +228,8 @@ pub struct Hook {
 impl Spec {
     /// Reads and checks a configuration.
     pub fn parse(json: &[u8]) -> Result<Spec> {
-        let spec: Spec = serde_json::from_slice(json).map_err(|e| Error::Spec(format!("config.json: {e}")))?;
+        let spec: Spec =
+            serde_json::from_slice(json).map_err(|e| Error::Spec(format!("config.json: {e}")))?;
         spec.validate()?;
         Ok(spec)
     }
@@ -237,7 +238,8 @@ impl Spec {
 impl Process {
     /// Reads and checks a process of its own, as `exec` takes it.
     pub fn parse(json: &[u8]) -> Result<Process> {
-        let process: Process = serde_json::from_slice(json).map_err(|e| Error::Spec(format!("process: {e}")))?;
+        let process: Process =
+            serde_json::from_slice(json).map_err(|e| Error::Spec(format!("process: {e}")))?;
         process.validate()?;
         Ok(process)
     }

@@ -31,10 +31,14 @@ impl Spec {
             }
         }
         if self.linux.intel_rdt.is_some() && !std::path::Path::new("/sys/fs/resctrl/schemata").exists() {
-            return Err(Error::Unsupported("intelRdt is configured, but Intel RDT is not enabled here".into()));
+            return Err(Error::Unsupported(
+                "intelRdt is configured, but Intel RDT is not enabled here".into(),
+            ));
         }
         if self.linux.intel_rdt.is_some() {
-            return Err(Error::Unsupported("intelRdt is not supported by the embedded runtime; use runc".into()));
+            return Err(Error::Unsupported(
+                "intelRdt is not supported by the embedded runtime; use runc".into(),
+            ));
         }
         let hooks = &self.hooks;
         let lists = [
@@ -60,13 +64,21 @@ impl Spec {
         }
         match linux.namespace(NamespaceKind::Mount) {
             Some(n) if n.path.is_empty() => {}
-            Some(_) => return Err(Error::Unsupported("joining a mount namespace by path is not supported".into())),
-            None => return Err(Error::Unsupported("a container without a mount namespace of its own is not supported".into())),
+            Some(_) => {
+                return Err(Error::Unsupported("joining a mount namespace by path is not supported".into()));
+            }
+            None => {
+                return Err(Error::Unsupported(
+                    "a container without a mount namespace of its own is not supported".into(),
+                ));
+            }
         }
         let mappings = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
         match linux.namespace(NamespaceKind::User) {
             Some(user) if user.path.is_empty() => {
-                for (name, list) in [("uidMappings", &linux.uid_mappings), ("gidMappings", &linux.gid_mappings)] {
+                for (name, list) in
+                    [("uidMappings", &linux.uid_mappings), ("gidMappings", &linux.gid_mappings)]
+                {
                     validate_mappings(name, list)?;
                     if !list.iter().any(|m| m.container_id == 0) {
                         return bad(format!("{name} must map the container's 0"));
@@ -88,7 +100,9 @@ impl Spec {
         if !linux.time_offsets.is_empty() && !linux.makes(NamespaceKind::Time) {
             return bad("timeOffsets need a new time namespace");
         }
-        if let Some(name) = linux.time_offsets.keys().find(|n| !matches!(n.as_str(), "monotonic" | "boottime")) {
+        if let Some(name) =
+            linux.time_offsets.keys().find(|n| !matches!(n.as_str(), "monotonic" | "boottime"))
+        {
             return bad(format!("timeOffsets: unknown clock {name:?}"));
         }
         if !linux.net_devices.is_empty() {
@@ -135,7 +149,9 @@ impl Spec {
         }
         let own = |kind| self.linux.namespace(kind).is_some();
         let ipc = ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
-        if dotted.strip_prefix("kernel.").is_some_and(|n| ipc.contains(&n)) || dotted.starts_with("fs.mqueue.") {
+        if dotted.strip_prefix("kernel.").is_some_and(|n| ipc.contains(&n))
+            || dotted.starts_with("fs.mqueue.")
+        {
             return if own(NamespaceKind::Ipc) {
                 Ok(())
             } else {
@@ -148,13 +164,19 @@ impl Spec {
                 Some(n) if n.path.is_empty() => false,
                 Some(n) => same_file(&n.path, "/proc/self/ns/net"),
             };
-            return if host { bad(format!("sysctl {name:?} not allowed in host network namespace")) } else { Ok(()) };
+            return if host {
+                bad(format!("sysctl {name:?} not allowed in host network namespace"))
+            } else {
+                Ok(())
+            };
         }
         if dotted == "kernel.domainname" && own(NamespaceKind::Uts) {
             return Ok(());
         }
         if dotted == "kernel.hostname" && own(NamespaceKind::Uts) {
-            return bad("sysctl \"kernel.hostname\" is not allowed as it conflicts with the OCI \"hostname\" field");
+            return bad(
+                "sysctl \"kernel.hostname\" is not allowed as it conflicts with the OCI \"hostname\" field",
+            );
         }
         if dotted.starts_with("user.") && own(NamespaceKind::User) {
             return Ok(());
@@ -176,7 +198,10 @@ impl Process {
         if self.args.iter().chain(&self.env).chain([&self.cwd]).any(|s| s.contains('\0')) {
             return bad("process args, env and cwd cannot contain NUL");
         }
-        if self.user.uid == u32::MAX || self.user.gid == u32::MAX || self.user.additional_gids.contains(&u32::MAX) {
+        if self.user.uid == u32::MAX
+            || self.user.gid == u32::MAX
+            || self.user.additional_gids.contains(&u32::MAX)
+        {
             return bad("user and group ids must be below 4294967295");
         }
         if let Some(score) = self.oom_score_adj
@@ -219,7 +244,11 @@ fn validate_mappings(name: &str, list: &[IdMapping]) -> Result<()> {
 }
 
 fn valid_interface(name: &str) -> bool {
-    !name.is_empty() && name.len() < 16 && name != "." && name != ".." && !name.contains(['/', ':', ' ', '\0'])
+    !name.is_empty()
+        && name.len() < 16
+        && name != "."
+        && name != ".."
+        && !name.contains(['/', ':', ' ', '\0'])
 }
 
 fn same_file(a: &str, b: &str) -> bool {
@@ -267,15 +296,26 @@ mod tests {
         assert!(with("{}").is_err());
         assert!(with(r#"{"namespaces":[{"type":"mount"},{"type":"mount"}]}"#).is_err());
         assert!(with(r#"{"namespaces":[{"type":"mount"},{"type":"user"}]}"#).is_err());
-        assert!(with(r#"{"namespaces":[{"type":"mount"},{"type":"user","path":"/proc/1/ns/user"}]}"#).is_ok());
+        assert!(
+            with(r#"{"namespaces":[{"type":"mount"},{"type":"user","path":"/proc/1/ns/user"}]}"#).is_ok()
+        );
     }
 
     #[test]
     fn sysctls_must_be_namespaced() {
-        for good in ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.1/rp_filter", "kernel.sem", "fs.mqueue.msg_max"] {
+        for good in
+            ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.1/rp_filter", "kernel.sem", "fs.mqueue.msg_max"]
+        {
             with(&format!(r#"{{{NS},"sysctl":{{"{good}":"1"}}}}"#)).unwrap();
         }
-        for wrong in ["kernel.panic", "kernel.hostname", "vm.swappiness", "net..x", "net.a+b", "user.max_user_namespaces"] {
+        for wrong in [
+            "kernel.panic",
+            "kernel.hostname",
+            "vm.swappiness",
+            "net..x",
+            "net.a+b",
+            "user.max_user_namespaces",
+        ] {
             assert!(with(&format!(r#"{{{NS},"sysctl":{{"{wrong}":"1"}}}}"#)).is_err(), "{wrong}");
         }
         assert!(with(&format!(r#"{{{NS},"sysctl":{{"kernel.sem":"1\n2"}}}}"#)).is_err());

@@ -18,19 +18,28 @@ struct OpenHow {
 }
 
 /// `openat2(2)`; `O_CLOEXEC` is always set. EAGAIN (a rename raced with `..`) is tried again a bounded number of times.
-pub fn openat2(dir: impl AsFd, path: impl AsRef<Path>, flags: i32, mode: u32, resolve: u64) -> io::Result<OwnedFd> {
+pub fn openat2(
+    dir: impl AsFd,
+    path: impl AsRef<Path>,
+    flags: i32,
+    mode: u32,
+    resolve: u64,
+) -> io::Result<OwnedFd> {
     let path = cstr(path)?;
     let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
     let dir = dir.as_fd().as_raw_fd();
     let mut tries = 0;
     loop {
         // SAFETY: path is NUL-terminated and `how` is a valid open_how of the size given; both outlive the call.
-        let result =
-            check(unsafe { libc::syscall(libc::SYS_openat2, dir, path.as_ptr(), &how, size_of::<OpenHow>()) });
+        let result = check(unsafe {
+            libc::syscall(libc::SYS_openat2, dir, path.as_ptr(), &how, size_of::<OpenHow>())
+        });
         match result {
             // SAFETY: the kernel has just given us this descriptor.
             Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) && tries < 128 => tries += 1,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) && tries < 128 => {
+                tries += 1
+            }
             Err(error) => return Err(error),
         }
     }
@@ -41,7 +50,8 @@ pub fn openat(dir: impl AsFd, path: impl AsRef<Path>, flags: i32, mode: u32) -> 
     let path = cstr(path)?;
     // SAFETY: path is NUL-terminated and outlives the call.
     let fd = check(unsafe {
-        libc::openat(dir.as_fd().as_raw_fd(), path.as_ptr(), flags | libc::O_CLOEXEC, mode as libc::c_uint).into()
+        libc::openat(dir.as_fd().as_raw_fd(), path.as_ptr(), flags | libc::O_CLOEXEC, mode as libc::c_uint)
+            .into()
     })?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
@@ -83,7 +93,8 @@ pub fn unlinkat(dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<()> {
 pub fn symlinkat(target: impl AsRef<Path>, dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<()> {
     let (target, path) = (cstr(target)?, cstr(path)?);
     // SAFETY: both are NUL-terminated and outlive the call.
-    check(unsafe { libc::symlinkat(target.as_ptr(), dir.as_fd().as_raw_fd(), path.as_ptr()).into() }).map(drop)
+    check(unsafe { libc::symlinkat(target.as_ptr(), dir.as_fd().as_raw_fd(), path.as_ptr()).into() })
+        .map(drop)
 }
 
 pub fn mknodat(dir: impl AsFd, path: impl AsRef<Path>, mode: u32, device: u64) -> io::Result<()> {
@@ -139,8 +150,7 @@ pub fn fs_magic(fd: impl AsFd) -> io::Result<i64> {
 pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         // SAFETY: the buffer is valid for writing its whole length.
-        let result =
-            unsafe { libc::read(fd.as_fd().as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        let result = unsafe { libc::read(fd.as_fd().as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
         match check(result as libc::c_long) {
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
             other => return other.map(|n| n as usize),

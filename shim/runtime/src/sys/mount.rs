@@ -51,7 +51,8 @@ impl FsContext {
         let key = key.map_or(std::ptr::null(), |k| k.as_ptr());
         let value = value.map_or(std::ptr::null(), |v| v.as_ptr());
         // SAFETY: key and value are null or NUL-terminated strings that outlive the call.
-        check(unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) }).map(drop)
+        check(unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) })
+            .map(drop)
     }
 
     /// One option as `mount -o` writes it: `key=value` or `flag`.
@@ -73,7 +74,8 @@ impl FsContext {
     /// A detached mount with the `MOUNT_ATTR_*` given.
     pub fn mount(&self, attributes: u64) -> io::Result<OwnedFd> {
         // SAFETY: takes no pointers. 1 is FSMOUNT_CLOEXEC.
-        let fd = check(unsafe { libc::syscall(libc::SYS_fsmount, self.0.as_raw_fd(), 1, attributes as u32) })?;
+        let fd =
+            check(unsafe { libc::syscall(libc::SYS_fsmount, self.0.as_raw_fd(), 1, attributes as u32) })?;
         // SAFETY: the kernel has just given us this descriptor.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
     }
@@ -98,7 +100,8 @@ pub fn clone_tree(dir: impl AsFd, path: impl AsRef<Path>, recursive: bool) -> io
         flags |= AT_RECURSIVE;
     }
     // SAFETY: path is NUL-terminated and outlives the call.
-    let fd = check(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_fd().as_raw_fd(), path.as_ptr(), flags) })?;
+    let fd =
+        check(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_fd().as_raw_fd(), path.as_ptr(), flags) })?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }

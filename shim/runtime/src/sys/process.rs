@@ -120,7 +120,8 @@ pub fn wait_for(fd: impl AsFd, events: i16, limit: Duration) -> io::Result<bool>
     let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events, revents: 0 };
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let millis = left.as_millis().min(i32::MAX as u128) as i32 + i32::from(left.subsec_nanos() % 1_000_000 != 0);
+        let millis = left.as_millis().min(i32::MAX as u128) as i32
+            + i32::from(!left.subsec_nanos().is_multiple_of(1_000_000));
         // SAFETY: `poll` is one valid pollfd.
         match check(unsafe { libc::poll(&mut poll, 1, millis).into() }) {
             Ok(0) if Instant::now() >= deadline => return Ok(false),
@@ -155,20 +156,16 @@ pub fn set_groups(groups: &[u32]) -> io::Result<()> {
 
 pub fn prctl(option: i32, a: libc::c_ulong, b: libc::c_ulong) -> io::Result<i32> {
     // SAFETY: callers pass only options whose arguments are integers.
-    check(unsafe { libc::prctl(option, a, b, 0 as libc::c_ulong, 0 as libc::c_ulong).into() }).map(|n| n as i32)
+    check(unsafe { libc::prctl(option, a, b, 0 as libc::c_ulong, 0 as libc::c_ulong).into() })
+        .map(|n| n as i32)
 }
 
 pub fn set_rlimit(pid: u32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // The kernel's rlimit64.
+    let limit = [soft, hard];
     // SAFETY: `limit` is valid for reading, the old value is not asked for.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_prlimit64,
-            pid,
-            resource,
-            &limit as *const libc::rlimit64,
-            std::ptr::null_mut::<libc::rlimit64>(),
-        )
+        libc::syscall(libc::SYS_prlimit64, pid, resource, limit.as_ptr(), std::ptr::null_mut::<u64>())
     })
     .map(drop)
 }
@@ -188,7 +185,8 @@ pub fn new_session_keyring(name: &str) -> io::Result<i32> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     let name = cstr(name)?;
     // SAFETY: the name is NUL-terminated and outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) }).map(|id| id as i32)
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })
+        .map(|id| id as i32)
 }
 
 /// Back to the default for every signal, and none blocked: what a program expects to be started with.
@@ -201,7 +199,13 @@ pub fn reset_signals() {
     unsafe {
         for signal in 1..=64 {
             if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-                libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), MASK_SIZE);
+                libc::syscall(
+                    libc::SYS_rt_sigaction,
+                    signal,
+                    default.as_ptr(),
+                    std::ptr::null_mut::<u64>(),
+                    MASK_SIZE,
+                );
             }
         }
         let mut none: libc::sigset_t = std::mem::zeroed();

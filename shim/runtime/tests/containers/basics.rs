@@ -71,10 +71,16 @@ fn only_three_descriptors() {
     // SAFETY: F_SETFD takes an integer.
     unsafe { libc::fcntl(leak.as_raw_fd(), libc::F_SETFD, 0) };
     let list = "for f in /proc/self/fd/*; do echo -n \"$f \"; done";
-    assert_eq!(Bundle::sh(list).run().out.trim(), "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3");
+    assert_eq!(
+        Bundle::sh(list).run().out.trim(),
+        "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3"
+    );
     let mut running = Running::new(Bundle::new());
     // The fourth is the shell's own, on the directory that it lists.
-    assert_eq!(running.exec(list).out.trim(), "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3");
+    assert_eq!(
+        running.exec(list).out.trim(),
+        "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3"
+    );
     let fds = std::fs::read_dir(format!("/proc/{}/fd", running.container.pid())).unwrap().count();
     assert_eq!(fds, 3);
 }
@@ -89,7 +95,10 @@ fn programs_that_cannot_run() {
         let mut bundle = Bundle::new();
         bundle.args(&[name]);
         let error = bundle.refused();
-        assert!(error.starts_with("unable to start container process: ") && error.contains(message), "{error}");
+        assert!(
+            error.starts_with("unable to start container process: ") && error.contains(message),
+            "{error}"
+        );
     }
     let mut running = Running::new(Bundle::new());
     let mut process = running.process("");
@@ -99,7 +108,11 @@ fn programs_that_cannot_run() {
     let mut bundle = Bundle::new();
     bundle.args(&["/text"]);
     std::fs::write(bundle.rootfs().join("text"), "\x7fELF no more").unwrap();
-    std::fs::set_permissions(bundle.rootfs().join("text"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(
+        bundle.rootfs().join("text"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
     let error = bundle.try_run().err().unwrap();
     assert!(error.report().contains("exec /text: exec format error"), "{}", error.report());
 }
@@ -122,7 +135,8 @@ fn signals_are_reset() {
 }
 
 fn terminal() {
-    let mut bundle = Bundle::sh("tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo yes; ls -l /dev/console");
+    let mut bundle =
+        Bundle::sh("tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo yes; ls -l /dev/console");
     bundle.spec["process"]["terminal"] = json!(true);
     bundle.spec["process"]["consoleSize"] = json!({"height": 33, "width": 77});
     bundle.spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});

@@ -62,7 +62,12 @@ fn devices_and_links() {
 fn device_rules() {
     let script = "rm -f /tmp/x; mknod /tmp/x c 10 237 && : < /tmp/x && echo opened";
     let output = Bundle::sh(script).run();
-    assert!(output.out.is_empty() && output.err.contains("Operation not permitted"), "{} {}", output.out, output.err);
+    assert!(
+        output.out.is_empty() && output.err.contains("Operation not permitted"),
+        "{} {}",
+        output.out,
+        output.err
+    );
     let mut bundle = Bundle::sh(script);
     bundle.spec["linux"]["resources"]["devices"]
         .as_array_mut()
@@ -88,19 +93,30 @@ fn bind_mounts() {
     // Relative to the bundle.
     bundle.mount(json!({"destination": "/rw", "source": "host", "options": ["rbind", "rw"]}));
     let output = bundle.run();
-    assert!(output.out.starts_with("content\ncontent\n") && output.out.ends_with("deep\n"), "{} {}", output.out, output.err);
+    assert!(
+        output.out.starts_with("content\ncontent\n") && output.out.ends_with("deep\n"),
+        "{} {}",
+        output.out,
+        output.err
+    );
     assert!(output.out.contains("/data ro,nosuid,") && output.out.contains("noexec"), "{}", output.out);
     assert!(output.err.contains("Read-only file system"));
     assert_eq!(fs::read_to_string(format!("{host}/y")).unwrap(), "y\n");
 }
 
 fn tmpfs_with_contents() {
-    let mut bundle = Bundle::sh("cat /etc/passwd | head -n 1; stat -c %a /etc; echo new > /etc/new; touch /ro/x; ls /ro/sub; stat -f -c %S /small");
+    let mut bundle = Bundle::sh(
+        "cat /etc/passwd | head -n 1; stat -c %a /etc; echo new > /etc/new; touch /ro/x; ls /ro/sub; stat -f -c %S /small",
+    );
     bundle.mount(json!({"destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "size=1m"]}));
-    bundle.mount(json!({"destination": "/ro", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "nodev"]}));
+    bundle
+        .mount(json!({"destination": "/ro", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "nodev"]}));
     // Inside one that is read-only in the end.
-    bundle.mount(json!({"destination": "/ro/sub", "type": "bind", "source": "/etc", "options": ["bind", "ro"]}));
-    bundle.mount(json!({"destination": "/small", "type": "tmpfs", "source": "tmpfs", "options": ["size=4k"]}));
+    bundle.mount(
+        json!({"destination": "/ro/sub", "type": "bind", "source": "/etc", "options": ["bind", "ro"]}),
+    );
+    bundle
+        .mount(json!({"destination": "/small", "type": "tmpfs", "source": "tmpfs", "options": ["size=4k"]}));
     let output = bundle.run();
     assert!(output.out.starts_with("root:x:0:0:root:/root:/bin/sh\n755\n"), "{}", output.out);
     assert!(output.out.contains("passwd"));
@@ -118,7 +134,9 @@ fn recursive_read_only() {
         assert_eq!(libc::mount(c"tmpfs".as_ptr(), inner.as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null()), 0);
     }
     let source = host.to_str().unwrap().to_string();
-    bundle.mount(json!({"destination": "/tree", "type": "bind", "source": source, "options": ["rbind", "rro"]}));
+    bundle.mount(
+        json!({"destination": "/tree", "type": "bind", "source": source, "options": ["rbind", "rro"]}),
+    );
     let recursive = bundle.run().err;
     bundle.spec["mounts"].as_array_mut().unwrap().last_mut().unwrap()["options"] = json!(["rbind", "ro"]);
     let plain = bundle.run().err;
@@ -145,7 +163,9 @@ fn id_mapped() {
     let host = bundle.dir.path().join("mapped");
     fs::create_dir(&host).unwrap();
     fs::write(host.join("file"), "").unwrap();
-    bundle.mount(json!({"destination": "/mapped", "type": "bind", "source": "mapped", "options": ["rbind", "idmap"]}));
+    bundle.mount(
+        json!({"destination": "/mapped", "type": "bind", "source": "mapped", "options": ["rbind", "idmap"]}),
+    );
     assert_eq!(bundle.run().out, "0:0\n");
     let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(host.join("new")).unwrap());
     assert_eq!(owner, 0);
@@ -167,13 +187,15 @@ fn propagation() {
         let before = mounts();
         let out = bundle.run().out;
         assert_eq!(out.contains("shared:"), kind.contains("shared"), "{kind}: {out}");
-        assert_eq!(before, mounts());
+        assert_mounts(&before);
     }
 }
 
 fn cgroup_mount() {
     let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid", "noexec", "nodev", "relatime"]});
-    let mut bundle = Bundle::sh("cat /proc/self/cgroup; ls /sys/fs/cgroup; touch /sys/fs/cgroup/x; cat /sys/fs/cgroup/pids/tasks /sys/fs/cgroup/cgroup.procs");
+    let mut bundle = Bundle::sh(
+        "cat /proc/self/cgroup; ls /sys/fs/cgroup; touch /sys/fs/cgroup/x; cat /sys/fs/cgroup/pids/tasks /sys/fs/cgroup/cgroup.procs",
+    );
     bundle.mount(mount.clone());
     let output = bundle.run();
     assert!(output.out.contains(&bundle.id) && output.out.contains("1\n"), "{} {}", output.out, output.err);
@@ -199,11 +221,14 @@ fn without_pivot_root() {
 
 fn mount_errors_are_clear() {
     let mut bundle = Bundle::new();
-    bundle.mount(json!({"destination": "/x", "type": "bind", "source": "/no/such/thing", "options": ["bind"]}));
+    bundle
+        .mount(json!({"destination": "/x", "type": "bind", "source": "/no/such/thing", "options": ["bind"]}));
     let error = bundle.refused();
     assert!(error.contains("/no/such/thing: no such file or directory"), "{error}");
     let mut bundle = Bundle::new();
-    bundle.mount(json!({"destination": "/x", "type": "tmpfs", "source": "tmpfs", "options": ["flavour=sweet"]}));
+    bundle.mount(
+        json!({"destination": "/x", "type": "tmpfs", "source": "tmpfs", "options": ["flavour=sweet"]}),
+    );
     let error = bundle.refused();
     assert!(error.contains("/x") && error.contains("flavour"), "{error}");
     let mut bundle = Bundle::new();

@@ -20,7 +20,10 @@ pub const TESTS: &[Test] = &[
 const STATUS: &str = "grep -E 'Cap|Groups|NoNewPrivs|Seccomp:' /proc/self/status";
 
 fn field(out: &str, name: &str) -> String {
-    let line = out.lines().find_map(|l| l.strip_prefix(&format!("{name}:"))).unwrap_or_else(|| panic!("{name}: {out}"));
+    let line = out
+        .lines()
+        .find_map(|l| l.strip_prefix(&format!("{name}:")))
+        .unwrap_or_else(|| panic!("{name}: {out}"));
     line.trim().to_string()
 }
 
@@ -42,7 +45,10 @@ fn capabilities() {
         assert_eq!(field(&out, set), "0000000000000000", "{set}");
     }
     let mut bundle = Bundle::new();
-    bundle.spec["process"]["capabilities"]["bounding"].as_array_mut().unwrap().push(json!("CAP_OF_THE_FUTURE"));
+    bundle.spec["process"]["capabilities"]["bounding"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!("CAP_OF_THE_FUTURE"));
     let mut container = bundle.create(Stdio::Null).unwrap();
     assert!(container.warnings()[0].contains("CAP_OF_THE_FUTURE"));
     container.delete(true).unwrap();
@@ -83,13 +89,45 @@ fn seccomp_refuses() {
     bundle.spec["linux"]["seccomp"] = profile("SCMP_ACT_ERRNO");
     bundle.spec["linux"]["seccomp"]["syscalls"][0]["errnoRet"] = json!(95);
     let output = bundle.run();
-    assert!(output.err.contains("mkdir: can't create directory '/tmp/x': Operation not supported"), "{}", output.err);
+    assert!(
+        output.err.contains("mkdir: can't create directory '/tmp/x': Operation not supported"),
+        "{}",
+        output.err
+    );
     assert_eq!(field(&output.out, "Seccomp"), "2");
     assert!(bundle.rootfs().join("tmp/y").exists());
     // A list of what is allowed, as the usual profiles are.
-    let names = ["execve", "brk", "arch_prctl", "exit_group", "exit", "set_tid_address", "set_robust_list", "rseq", "prlimit64",
-        "readlink", "readlinkat", "getrandom", "mprotect", "mmap", "munmap", "getuid", "geteuid", "getgid", "getegid", "prctl",
-        "newfstatat", "fstat", "read", "write", "uname", "futex", "rt_sigaction", "ioctl", "poll"];
+    let names = [
+        "execve",
+        "brk",
+        "arch_prctl",
+        "exit_group",
+        "exit",
+        "set_tid_address",
+        "set_robust_list",
+        "rseq",
+        "prlimit64",
+        "readlink",
+        "readlinkat",
+        "getrandom",
+        "mprotect",
+        "mmap",
+        "munmap",
+        "getuid",
+        "geteuid",
+        "getgid",
+        "getegid",
+        "prctl",
+        "newfstatat",
+        "fstat",
+        "read",
+        "write",
+        "uname",
+        "futex",
+        "rt_sigaction",
+        "ioctl",
+        "poll",
+    ];
     let mut bundle = Bundle::new();
     bundle.args(&["echo", "fine"]);
     bundle.spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]});
@@ -165,7 +203,12 @@ fn answer(agent: &impl std::os::fd::AsRawFd, errno: i32) -> u32 {
         let received = libc::ioctl(agent.as_raw_fd(), 0xc050_2100, &mut notification);
         assert_eq!(received, 0, "{}", std::io::Error::last_os_error());
         let response = Response { id: notification.id, value: 0, error: -errno, flags: 0 };
-        assert_eq!(libc::ioctl(agent.as_raw_fd(), 0xc018_2101, &response), 0, "{}", std::io::Error::last_os_error());
+        assert_eq!(
+            libc::ioctl(agent.as_raw_fd(), 0xc018_2101, &response),
+            0,
+            "{}",
+            std::io::Error::last_os_error()
+        );
         notification.pid
     }
 }

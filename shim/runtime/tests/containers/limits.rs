@@ -25,7 +25,8 @@ fn v1() -> bool {
 /// Reads a control file by its v1 controller and name, or its v2 name.
 fn control(bundle: &Bundle, controller: &str, one: &str, two: &str) -> String {
     let base = std::path::Path::new("/sys/fs/cgroup");
-    let path = if v1() { base.join(controller).join(&bundle.id).join(one) } else { base.join(&bundle.id).join(two) };
+    let path =
+        if v1() { base.join(controller).join(&bundle.id).join(one) } else { base.join(&bundle.id).join(two) };
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_string()
 }
 
@@ -55,7 +56,10 @@ fn updates() {
     let update = |value: serde_json::Value| running.container.update(value.to_string().as_bytes());
     for limit in [100u64 << 20, 50 << 20, 200 << 20] {
         update(json!({"memory": {"limit": limit}})).unwrap();
-        assert_eq!(control(&running.bundle, "memory", "memory.limit_in_bytes", "memory.max"), limit.to_string());
+        assert_eq!(
+            control(&running.bundle, "memory", "memory.limit_in_bytes", "memory.max"),
+            limit.to_string()
+        );
     }
     update(json!({"pids": {"limit": 7}, "cpu": {"quota": 20000, "period": 50000}})).unwrap();
     assert_eq!(control(&running.bundle, "pids", "pids.max", "pids.max"), "7");
@@ -163,8 +167,12 @@ fn oom_scores() {
 
 fn groups_of_the_container() {
     // What a container makes below its groups goes with it.
-    let mut bundle = Bundle::sh("for d in /sys/fs/cgroup/*/; do mkdir -p $d/own/deeper; done; mkdir -p /sys/fs/cgroup/own/deeper; sleep 1000");
-    bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]}));
+    let mut bundle = Bundle::sh(
+        "for d in /sys/fs/cgroup/*/; do mkdir -p $d/own/deeper; done; mkdir -p /sys/fs/cgroup/own/deeper; sleep 1000",
+    );
+    bundle.mount(
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]}),
+    );
     bundle.namespace("cgroup", None);
     let mut running = Running::new(bundle);
     let below = |r: &Running| r.bundle.groups().iter().all(|g| g.join("own/deeper").exists());

@@ -2,6 +2,8 @@
 //!
 //! One thread, one test at a time: the library forks. Arguments pick tests by a part of their name.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on ends by panicking
+
 mod basics;
 mod files;
 mod harness;

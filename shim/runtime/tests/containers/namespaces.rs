@@ -80,7 +80,10 @@ fn joined_pid_namespace() {
     assert_ne!(line(&mut out), "1");
     assert_eq!(line(&mut out), "/bin/busybox");
     // Our own children are born where we are, as ever.
-    assert_eq!(fs::read_link("/proc/self/ns/pid").unwrap(), fs::read_link("/proc/self/ns/pid_for_children").unwrap());
+    assert_eq!(
+        fs::read_link("/proc/self/ns/pid").unwrap(),
+        fs::read_link("/proc/self/ns/pid_for_children").unwrap()
+    );
     // The sandbox's end is its end.
     sandbox.container.kill(libc::SIGKILL, false).unwrap();
     assert_eq!(wait(&container.pidfd().unwrap()), 137);
@@ -99,7 +102,9 @@ fn user_namespace() {
     fs::create_dir_all(private.join("data")).unwrap();
     fs::write(private.join("data/file"), "reached\n").unwrap();
     fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    bundle.mount(json!({"destination": "/data", "type": "bind", "source": "private/data", "options": ["rbind", "ro"]}));
+    bundle.mount(
+        json!({"destination": "/data", "type": "bind", "source": "private/data", "options": ["rbind", "ro"]}),
+    );
     bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid", "noexec", "nodev"]}));
     bundle.namespace("cgroup", None);
     let output = bundle.run();
@@ -145,7 +150,9 @@ fn joined_user_namespace() {
     });
     let pid = sandbox.container.pid().to_string();
     for join_pid in [false, true] {
-        let mut bundle = Bundle::sh("id -u; readlink /proc/self/ns/user; readlink /proc/self/ns/net; touch /tmp/x; echo $$");
+        let mut bundle = Bundle::sh(
+            "id -u; readlink /proc/self/ns/user; readlink /proc/self/ns/net; touch /tmp/x; echo $$",
+        );
         bundle.user_namespace();
         for (kind, file) in [("user", "user"), ("network", "net"), ("ipc", "ipc")] {
             bundle.namespace(kind, Some(&format!("/proc/{pid}/ns/{file}")));
@@ -160,14 +167,18 @@ fn joined_user_namespace() {
         assert_eq!(lines.next(), Some(expected[5].as_str()));
         assert_eq!(lines.next(), Some(expected[1].as_str()));
         assert_eq!(lines.next() == Some("1"), !join_pid);
-        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(bundle.rootfs().join("tmp/x")).unwrap());
+        let owner =
+            std::os::unix::fs::MetadataExt::uid(&fs::metadata(bundle.rootfs().join("tmp/x")).unwrap());
         assert_eq!(owner, 100000);
     }
 }
 
 fn sysctls() {
-    let mut bundle = Bundle::sh("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/conf/lo/rp_filter");
-    bundle.spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1", "net/ipv4/conf/lo/rp_filter": "2"});
+    let mut bundle = Bundle::sh(
+        "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/conf/lo/rp_filter",
+    );
+    bundle.spec["linux"]["sysctl"] =
+        json!({"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1", "net/ipv4/conf/lo/rp_filter": "2"});
     let before = fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap();
     assert_eq!(bundle.run().out, "1\n1\n2\n");
     assert_eq!(before, fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap());
