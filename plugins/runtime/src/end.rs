@@ -260,7 +260,11 @@ pub fn lost() -> Exit {
 
 async fn kill_in(manager: &Inner, bundle: &Bundle, binary: &Path) {
     let (directory, binary) = (bundle.path.clone(), binary.to_owned());
-    let _ = manager.launcher.pool.end(move || Ok(kill_processes(&directory, &binary))).await;
+    let killed = manager.launcher.pool.end(move || {
+        kill_processes(&directory, &binary);
+        Ok(())
+    });
+    let _ = killed.await;
 }
 
 /// Kills the processes that run `binary` in `directory`: how a shim that does not answer is known for sure. Blocks, and

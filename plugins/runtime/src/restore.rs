@@ -64,7 +64,11 @@ impl Inner {
             });
             tokio::join!(asked, buried);
             let (state, root) = (manager.state.clone(), manager.root.clone());
-            let _ = manager.launcher.pool.end(move || Ok(sweep_work(&state, &root))).await;
+            let swept = manager.launcher.pool.end(move || {
+                sweep_work(&state, &root);
+                Ok(())
+            });
+            let _ = swept.await;
         });
         Ok(())
     }

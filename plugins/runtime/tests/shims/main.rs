@@ -4,6 +4,8 @@
 //! whose behaviour a case asks for in the bundle's `config.json`. Where `RIG` names a directory with containerd's own
 //! shim and runc in `bin`, the cases in [`stock`] run too; our own shim is taken from `WINDLASS_SHIM`.
 
+#![allow(clippy::unwrap_used)]
+
 mod broken;
 mod fake;
 mod harness;
