@@ -20,7 +20,10 @@ pub fn label<'a>(labels: &'a crate::Labels, key: &[&str]) -> Option<Cow<'a, str>
 
 /// Any of several filters; none at all matches everything.
 #[derive(Clone, Debug, Default)]
-pub struct Filters(Vec<Vec<Selector>>);
+pub struct Filters {
+    any: Vec<Vec<Selector>>,
+    texts: Vec<String>,
+}
 
 #[derive(Clone, Debug)]
 struct Selector {
@@ -43,11 +46,17 @@ impl Filters {
 
     /// Parses filters; an empty one matches everything. *Invalid argument* names the filter and the place.
     pub fn parse<S: AsRef<str>>(filters: &[S]) -> Result<Self> {
-        filters.iter().map(|f| Parser::new(f.as_ref())?.selectors()).collect::<Result<_>>().map(Self)
+        let any = filters.iter().map(|f| Parser::new(f.as_ref())?.selectors()).collect::<Result<_>>()?;
+        Ok(Self { any, texts: filters.iter().map(|f| f.as_ref().to_owned()).collect() })
+    }
+
+    /// As they were written: for a store in another process.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
     }
 
     pub fn matches(&self, object: &dyn Fields) -> bool {
-        self.0.is_empty() || self.0.iter().any(|selectors| selectors.iter().all(|s| s.matches(object)))
+        self.any.is_empty() || self.any.iter().any(|selectors| selectors.iter().all(|s| s.matches(object)))
     }
 }
 
