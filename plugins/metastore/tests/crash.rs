@@ -98,6 +98,31 @@ fn child() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
+/// Reads `ack <thread> <n>` wherever it stands in a line: consoles mix lines.
+fn note(line: &str, acknowledged: &mut BTreeMap<u64, u64>) {
+    let Some(at) = line.find("ack ") else { return };
+    let mut numbers = line[at + 4..].split_whitespace().map_while(|n| n.parse::<u64>().ok());
+    if let (Some(thread), Some(n)) = (numbers.next(), numbers.next()) {
+        acknowledged.insert(thread, n);
+    }
+}
+
+/// Not a test of its own: what `power-cut.sh` runs on the disk of a machine whose power was cut.
+#[test]
+#[ignore = "run by power-cut.sh"]
+fn verify() {
+    let engine = if std::env::var(ENGINE).unwrap() == "Redb" { Choice::Redb } else { Choice::Sled };
+    let mut acknowledged = BTreeMap::new();
+    // The last line may have been cut off by the power cut too.
+    let console = fs::read(std::env::var("METASTORE_CRASH_CONSOLE").unwrap()).unwrap();
+    let console = String::from_utf8_lossy(&console).into_owned();
+    let whole = console.rfind('\n').map_or("", |end| &console[..end]);
+    whole.lines().for_each(|line| note(line, &mut acknowledged));
+    let root = std::env::var(ROOT).unwrap();
+    check(&*open(Path::new(&root), options(engine)).unwrap(), &acknowledged);
+    println!("verified {acknowledged:?}");
+}
+
 fn killed_at_random(engine: Choice) {
     let root = tempfile::tempdir().unwrap();
     for round in 0..25u64 {
@@ -114,12 +139,8 @@ fn killed_at_random(engine: Choice) {
         // A different number of changes each time; in some rounds it dies while it opens.
         let until = (round * 7919) % 160;
         while let Some(Ok(line)) = lines.next() {
-            // The harness itself may print on the same line.
-            if let Some(at) = line.find("ack ") {
-                let mut numbers = line[at + 4..].split(' ').map(|n| n.parse::<u64>().unwrap());
-                acknowledged.insert(numbers.next().unwrap(), numbers.next().unwrap());
-                count += 1;
-            }
+            note(&line, &mut acknowledged);
+            count += 1;
             if count >= until {
                 child.kill().ok();
             }

@@ -47,15 +47,16 @@ pub(super) async fn open(
 
 impl Writer {
     /// The digest that the caller expects stays out of this: whether the namespace has it was looked up, and whether
-    /// the raw store has it must not be told.
+    /// the raw store has it must not be told. Only one of another algorithm goes along, so that it is the one computed.
     async fn open_inner(&mut self, total: u64) -> Result<&mut Box<dyn Contract>> {
-        let options = WriterOptions {
-            reference: self.backend.clone(),
-            total,
-            expected: None,
-            ..self.options.clone()
+        let mut options = WriterOptions { reference: self.backend.clone(), total, ..self.options.clone() };
+        options.expected = options.expected.filter(|digest| digest.algorithm() != "sha256");
+        let inner = match self.db.content.writer(&self.cx, options.clone()).await {
+            Err(error) if error.is(Class::AlreadyExists) => {
+                self.db.content.writer(&self.cx, WriterOptions { expected: None, ..options }).await?
+            }
+            other => other?,
         };
-        let inner = self.db.content.writer(&self.cx, options).await?;
         Ok(self.inner.insert(inner))
     }
 
@@ -105,7 +106,7 @@ impl Writer {
         }
         let Some(mut inner) = self.inner.take() else { return Err(self.closed()) };
         let written = inner.status().offset;
-        let digest = inner.digest();
+        let digest = expected.cloned().unwrap_or_else(|| inner.digest());
         match inner.commit(size, expected, Labels::new()).await {
             Ok(digest) => Ok((digest, written)),
             // Another namespace has it, or a crash came between the blob and its record.
@@ -172,7 +173,8 @@ impl Contract for Writer {
     async fn commit(&mut self, size: u64, expected: Option<&Digest>, mut labels: Labels) -> Result<Digest> {
         validate::labels(&labels).map_err(|e| e.context("info.Labels"))?;
         labels.retain(|_, value| !value.is_empty());
-        let lock = self.db.locks.lock(blob_lock(self.digest().as_str())).await;
+        let target = expected.cloned().unwrap_or_else(|| self.digest());
+        let lock = self.db.locks.lock(blob_lock(target.as_str())).await;
         let (digest, size) = self.finish(size, expected).await?;
         fail::fail_point!("content.committed");
         let (cx, reference, committed) = (self.cx.clone(), self.options.reference.clone(), digest.clone());

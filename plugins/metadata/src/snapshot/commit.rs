@@ -2,7 +2,7 @@
 
 use windlass_core::event::Event;
 use windlass_core::snapshot::{CommitOptions, Kind};
-use windlass_core::{Context, Labels, Result, validate};
+use windlass_core::{Context, Error, Labels, Result, validate};
 
 use super::create::no_parent;
 use super::{Snapshotter, backend_lock, backend_parts, inherited, missing, resource_kind};
@@ -66,9 +66,11 @@ impl Snapshotter {
                 raw_parent: String::new(),
                 rebase: false,
             };
-            if plan.parent.is_empty()
-                && let Some(parent) = rebase.filter(|parent| !parent.is_empty())
-            {
+            if let Some(parent) = rebase.filter(|parent| !parent.is_empty() && *parent != plan.parent) {
+                if !plan.parent.is_empty() {
+                    let has = &plan.parent;
+                    return Err(Error::invalid(format!("snapshot {key:?} has parent {has:?}, not {parent:?}")));
+                }
                 parent.clone_into(&mut plan.parent);
                 plan.rebase = true;
             }
