@@ -59,9 +59,8 @@ impl wire::images_server::Images for Edge {
         finish(async move {
             let request = request.into_inner();
             let mut image = from_wire(required("image", request.image)?)?;
-            if let Some(epoch) = time::from_wire(request.source_date_epoch)? {
-                (image.created_at, image.updated_at) = (epoch, epoch);
-            }
+            // The store's own time unless the client names one; the times of the message are not the client's to set.
+            image.updated_at = time::from_wire(request.source_date_epoch)?.unwrap_or(std::time::UNIX_EPOCH);
             let created = store.create(&cx, image).await?;
             Ok(wire::CreateImageResponse { image: Some(to_wire(created)) })
         })
@@ -79,9 +78,7 @@ impl wire::images_server::Images for Edge {
                 wanted.target = Some(descriptor::to_wire(&store.get(&cx, &wanted.name).await?.target));
             }
             let mut image = from_wire(wanted)?;
-            if let Some(epoch) = time::from_wire(request.source_date_epoch)? {
-                image.updated_at = epoch;
-            }
+            image.updated_at = time::from_wire(request.source_date_epoch)?.unwrap_or(std::time::UNIX_EPOCH);
             let updated = store.update(&cx, image, &fields).await?;
             Ok(wire::UpdateImageResponse { image: Some(to_wire(updated)) })
         })
