@@ -68,7 +68,7 @@ fn remove(args: &Args, bundle: &Path) -> Result<()> {
         let signals = Signals::install().op("install signal handlers")?;
         let reaper = Rc::new(Reaper::default());
         let (stop, _stopped) = watch::channel(false);
-        let runtime = Runtime::new(&args.id, bundle, &args.namespace, &options, &reaper)?;
+        let runtime = Runtime::new(&args.id, bundle, &args.namespace, &options, false, &reaper)?;
         spawn_local(serve::reap(signals, Rc::clone(&reaper), stop));
         runtime.delete(true).await
     })

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::error::{Context, Error, Result};
 
@@ -14,6 +15,7 @@ pub struct Spec {
     annotations: HashMap<String, String>,
     process: Process,
     linux: Linux,
+    hooks: HashMap<String, Option<Vec<IgnoredAny>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -60,6 +62,11 @@ impl Spec {
         !self.linux.namespaces.iter().any(|ns| ns.r#type == "pid" && ns.path.is_empty())
     }
 
+    /// Whether other people's programs run while the container is made, started or removed.
+    pub fn has_hooks(&self) -> bool {
+        self.hooks.values().flatten().any(|hooks| !hooks.is_empty())
+    }
+
     /// Whether a security module may judge the files behind the process's descriptors by their path or label.
     pub fn confined(&self) -> bool {
         !self.process.apparmor_profile.is_empty() || !self.process.selinux_label.is_empty()
@@ -69,6 +76,13 @@ impl Spec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hooks() {
+        let hooks = |json: &str| Spec::parse(json.as_bytes()).unwrap().has_hooks();
+        assert!(!hooks(r#"{"hooks":{"prestart":[],"poststop":null}}"#));
+        assert!(hooks(r#"{"hooks":{"createRuntime":[{"path":"/h"}]}}"#));
+    }
 
     #[test]
     fn group_namespaces_and_labels() {

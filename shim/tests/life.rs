@@ -390,3 +390,46 @@ fn a_hung_runtime_hurts_only_its_own_container() {
         good.shutdown().await;
     });
 }
+
+#[test]
+fn a_slow_hook_holds_up_its_own_container_only() {
+    each(|runtime| async move {
+        let daemon = Daemon::new(runtime).await;
+        let gate = daemon.dir.path().join("gate");
+        rustix::fs::mknodat(rustix::fs::CWD, &gate, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        let log = daemon.dir.path().join("hooks");
+        let group = |spec: &mut serde_json::Value| {
+            spec["annotations"] = serde_json::json!({"io.containerd.runc.v2.group": "hook"});
+        };
+        let hook = |script: String| serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+        let slow = daemon
+            .task("hook-slow", "echo to $0; exit 5", |spec| {
+                group(spec);
+                spec["hooks"] = serde_json::json!({
+                    "createRuntime": hook(format!("cat {}", gate.display())),
+                    "poststart": hook(format!("echo poststart >> {}", log.display())),
+                    "poststop": hook(format!("echo poststop >> {}", log.display())),
+                });
+            })
+            .await;
+        let bundle = daemon.bundle("hook-other", "exit 3", group);
+        let other = daemon.attach("hook-other", bundle, slow.socket.clone()).await;
+        let output = slow.fifo("out");
+        let stdout = reader(&output);
+        let create = slow.create(|request| request.stdout = output.display().to_string());
+        let meanwhile = async {
+            other.create(|_| {}).await;
+            other.start("").await;
+            assert_eq!(other.wait("").await, 3);
+            other.delete("").await.unwrap();
+            tokio::task::spawn_blocking(move || fs::write(gate, "").unwrap()).await.unwrap();
+        };
+        tokio::join!(create, meanwhile);
+        slow.start("").await;
+        assert_eq!(slow.wait("").await, 5);
+        assert_eq!(text(stdout).await, "to /bin/sh\n");
+        slow.delete("").await.unwrap();
+        assert_eq!(fs::read_to_string(log).unwrap(), "poststart\npoststop\n");
+        slow.shutdown().await;
+    });
+}

@@ -7,6 +7,7 @@
 mod embedded;
 mod external;
 mod features;
+mod helper;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -43,16 +44,24 @@ pub struct Checkpoint {
 }
 
 pub enum Runtime {
-    Embedded(Embedded),
+    Embedded(Box<Embedded>),
     External(Box<External>),
 }
 
 impl Runtime {
     /// The runtime that the options name, for the container of that id.
-    pub fn new(id: &str, bundle: &Path, namespace: &str, options: &Options, reaper: &Rc<Reaper>) -> Result<Runtime> {
+    /// `hooks`: the container has some.
+    pub fn new(
+        id: &str,
+        bundle: &Path,
+        namespace: &str,
+        options: &Options,
+        hooks: bool,
+        reaper: &Rc<Reaper>,
+    ) -> Result<Runtime> {
         if options.binary_name.is_empty() {
             let root = options.embedded_root(namespace, bundle);
-            return Ok(Runtime::Embedded(Embedded::new(id, bundle, root, options)));
+            return Ok(Runtime::Embedded(Box::new(Embedded::new(id, bundle, root, options, hooks))));
         }
         let root = options.state_root(namespace);
         External::new(id, bundle, root, options, reaper).map(|runtime| Runtime::External(Box::new(runtime)))
@@ -61,7 +70,7 @@ impl Runtime {
     /// Makes the container; its process waits for [`Runtime::start`].
     pub async fn create(&self, child: Child) -> Result<Launched> {
         match self {
-            Runtime::Embedded(runtime) => runtime.create(child),
+            Runtime::Embedded(runtime) => runtime.create(child).await,
             Runtime::External(runtime) => runtime.create(child).await,
         }
     }
@@ -75,7 +84,7 @@ impl Runtime {
 
     pub async fn start(&self) -> Result<()> {
         match self {
-            Runtime::Embedded(runtime) => runtime.start(),
+            Runtime::Embedded(runtime) => runtime.start().await,
             Runtime::External(runtime) => runtime.start().await,
         }
     }
@@ -127,7 +136,7 @@ impl Runtime {
     /// Removes the container; with `force` even if it runs. One that is gone already is fine.
     pub async fn delete(&self, force: bool) -> Result<()> {
         match self {
-            Runtime::Embedded(runtime) => runtime.delete(force),
+            Runtime::Embedded(runtime) => runtime.delete(force).await,
             Runtime::External(runtime) => runtime.delete(force).await,
         }
     }

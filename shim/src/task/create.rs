@@ -47,7 +47,7 @@ impl Tasks {
         let options = Options::from_any(request.options.as_ref())?;
         options.write(&bundle)?;
         let spec = Spec::read(&bundle)?;
-        let runtime = Runtime::new(&request.id, &bundle, &self.namespace, &options, &self.reaper)?;
+        let runtime = Runtime::new(&request.id, &bundle, &self.namespace, &options, spec.has_hooks(), &self.reaper)?;
         let mounts: Vec<Mount> = request.rootfs.iter().map(from_wire).collect();
         let stdio = Stdio {
             stdin: request.stdin.clone(),
