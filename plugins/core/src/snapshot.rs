@@ -25,6 +25,10 @@ pub const CAPABILITY_ONLY_REMAP_IDS: &str = "only-remap-ids";
 pub const LABEL_UIDMAP: &str = "containerd.io/snapshot/uidmapping";
 /// Like [`LABEL_UIDMAP`] for groups.
 pub const LABEL_GIDMAP: &str = "containerd.io/snapshot/gidmapping";
+/// Attribute of directories that a differ made in a layer of no known parent only because something lies in them, and of
+/// that layer's root where there is one. The snapshotter that commits the layer over a parent gives them the parent's
+/// looks and takes the attribute away.
+pub const XATTR_IMPLIED: &str = "trusted.windlass.implied";
 /// Names the chain id that an extraction will be committed under.
 pub const LABEL_REF: &str = "containerd.io/snapshot.ref";
 
@@ -130,6 +134,8 @@ pub struct CommitOptions {
     /// Who makes the files durable. `Caller` is for a puller that syncs once for all layers of an image
     /// ([`crate::mount::sync`]) before it commits the first.
     pub sync: crate::content::Sync,
+    /// What it takes up, where the caller has just asked by [`Snapshotter::usage`]; measured again otherwise.
+    pub usage: Option<Usage>,
 }
 
 /// A shared snapshotter.

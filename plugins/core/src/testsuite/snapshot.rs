@@ -55,7 +55,7 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
 }
 
 fn options(labels: Labels) -> CommitOptions {
-    CommitOptions { labels, parent: None, sync: Sync::Caller }
+    CommitOptions { labels, sync: Sync::Caller, ..CommitOptions::default() }
 }
 
 /// Runs `work` where the mounts are mounted.

@@ -2,6 +2,7 @@
 //! once, each while it is fetched, and committed in the chain's order after one sync; else one after the other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::select_all;
 use tokio::sync::Semaphore;
@@ -10,7 +11,7 @@ use windlass_core::content::Sync;
 use windlass_core::diff::{Applied, ApplyOptions, Differ};
 use windlass_core::mount::{self, Mount};
 use windlass_core::platform::Platform;
-use windlass_core::snapshot::{self, CommitOptions};
+use windlass_core::snapshot::{self, CommitOptions, Usage};
 use windlass_core::{Class, Descriptor, Digest, Error, Labels, Result};
 
 use super::blobs::{Blobs, Got, Pipe, Tee, wrong_diff_id};
@@ -23,6 +24,8 @@ const LABEL_DIFF_ID: &str = "containerd.io/snapshot/diff-id";
 const LABEL_PARENT: &str = "containerd.io/snapshot/parent-chain-id";
 /// Label of snapshots that a remote snapshotter made up without any content.
 const LABEL_REMOTE: &str = "containerd.io/snapshot/remote";
+/// Layers that take up more are written back before the others are there, in bytes.
+const EARLY_SYNC: u64 = 8 << 20;
 /// Most layers of one image.
 const MAX_LAYERS: usize = 1000;
 
@@ -62,7 +65,8 @@ struct Pending {
     mounts: Vec<Mount>,
     guard: Guard,
     /// `None` once it has been awaited.
-    task: Option<JoinHandle<Result<()>>>,
+    task: Option<JoinHandle<Result<Usage>>>,
+    usage: Option<Usage>,
 }
 
 enum Prepared {
@@ -80,6 +84,8 @@ pub struct Unpack {
     chains: Vec<String>,
     parallel: bool,
     at_once: Arc<Semaphore>,
+    /// One early sync at a time.
+    syncing: Arc<AtomicBool>,
 }
 
 impl Unpack {
@@ -103,7 +109,8 @@ impl Unpack {
         let at_once = blobs.job.local.config.unpacks();
         let rebase = with.snapshotter.capabilities().iter().any(|c| c == snapshot::CAPABILITY_REBASE);
         let parallel = rebase && at_once > 1;
-        Ok(Self { blobs, with, layers, diff_ids, chains, parallel, at_once: Arc::new(Semaphore::new(at_once)) })
+        let at_once = Arc::new(Semaphore::new(at_once));
+        Ok(Self { blobs, with, layers, diff_ids, chains, parallel, at_once, syncing: Arc::default() })
     }
 
     /// Makes the snapshots that are missing; answers the uppermost chain id. After an error no snapshot of a layer that
@@ -127,7 +134,7 @@ impl Unpack {
         }
         for layer in pending {
             if let Some(task) = layer.task {
-                keep(&mut first, joined(task.await));
+                keep(&mut first, joined(task.await).map(|_| ()));
             }
             this.remove(&layer.key).await;
         }
@@ -169,7 +176,7 @@ impl Unpack {
                 fetched_ahead = true;
                 fetching.extend((n + 1..self.layers.len()).map(|later| self.fetch(later)));
             }
-            let task = self.start(n, &mounts);
+            let task = self.start(n, &mounts, &key);
             pending.push(Pending {
                 layer: self.layers[n].clone(),
                 chain: self.chains[n].clone(),
@@ -179,6 +186,7 @@ impl Unpack {
                 mounts,
                 guard,
                 task: Some(task),
+                usage: None,
             });
             if !self.parallel {
                 self.commit_all(pending).await?;
@@ -256,9 +264,32 @@ impl Unpack {
     }
 
     /// Starts to fetch and unpack a layer.
-    fn start(self: &Arc<Self>, n: usize, mounts: &[Mount]) -> JoinHandle<Result<()>> {
-        let (this, mounts) = (self.clone(), mounts.to_vec());
-        tokio::spawn(async move { this.stopping(this.layer(n, mounts).await) })
+    fn start(self: &Arc<Self>, n: usize, mounts: &[Mount], key: &str) -> JoinHandle<Result<Usage>> {
+        let (this, mounts, key) = (self.clone(), mounts.to_vec(), key.to_owned());
+        tokio::spawn(async move { this.stopping(this.measured_layer(n, mounts, &key).await) })
+    }
+
+    /// Measures a layer as soon as it is there, while others are still on their way.
+    async fn measured_layer(&self, n: usize, mounts: Vec<Mount>, key: &str) -> Result<Usage> {
+        self.layer(n, mounts.clone()).await?;
+        let usage = self.with.snapshotter.usage(&self.blobs.job.cx, key).await?;
+        if usage.size > EARLY_SYNC && self.layers.len() > 1 {
+            self.sync_early(mounts);
+        }
+        Ok(usage)
+    }
+
+    /// Has the disk busy while the network still is: what is written back now need not be waited for at the end.
+    fn sync_early(&self, mounts: Vec<Mount>) {
+        if self.syncing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let syncing = self.syncing.clone();
+        tokio::task::spawn_blocking(move || {
+            // The sync before the commits is the one that counts, and that tells errors.
+            let _ = mount::sync(&mounts);
+            syncing.store(false, Ordering::Release);
+        });
     }
 
     async fn layer(&self, n: usize, mounts: Vec<Mount>) -> Result<()> {
@@ -324,7 +355,7 @@ impl Unpack {
                 outcome = task => {
                     // A handle that has answered must not be awaited again.
                     rest[0].task = None;
-                    joined(outcome)?;
+                    rest[0].usage = Some(joined(outcome)?);
                     done += 1;
                 }
                 () = wanted => {
@@ -354,6 +385,7 @@ impl Unpack {
                 labels: next.labels.clone(),
                 parent: next.parent.clone(),
                 sync: Sync::Caller,
+                usage: next.usage,
             };
             match self.with.snapshotter.commit(&self.blobs.job.cx, &next.chain, &next.key, options).await {
                 Ok(()) => {
