@@ -12,11 +12,11 @@ use windlass_core::task::CreateOptions;
 
 use crate::bootstrap::{self, Endpoint};
 use crate::bundle::Bundle;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::shim::Shim;
 use crate::task::Task;
 use crate::tasks::Inner;
-use crate::{connection, log, step};
+use crate::{connection, features, log, step};
 
 /// A shim that is there, and how it came to be.
 struct Launched {
@@ -49,7 +49,11 @@ impl Inner {
             Ok(task) => task,
             Err(error) => return Err(error.context("failed to start shim")),
         };
-        match self.create_in_shim(&task, options).await {
+        let created = async {
+            features::check(&self.launcher, &options).await?;
+            self.create_in_shim(&task, options).await
+        };
+        match created.await {
             Ok(pid) => {
                 task.set_pid(pid);
                 place.fill(task.clone());
@@ -224,9 +228,4 @@ fn undo<T>(bundle: &Bundle, done: Result<T>) -> Result<T> {
         tracing::warn!(id = %bundle.id, error = %left.chain(), "a bundle is left over");
     }
     done
-}
-
-/// An error of a call to a shim that has gone, as who asks for a task is told it.
-pub fn gone(error: Error, id: &str) -> Error {
-    if error.is_closed() { Error::NotFound(id.to_owned()) } else { error }
 }

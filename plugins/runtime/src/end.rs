@@ -67,7 +67,11 @@ impl Inner {
         let mut request = v3::DeleteRequest::new();
         request.id = task.id().to_owned();
         request.exec_id = exec.to_owned();
-        let response: v3::DeleteResponse = task.shim.call("Delete", &request, Some(limit)).await?;
+        let response: v3::DeleteResponse = if exec.is_empty() {
+            task.shim.call("Delete", &request, Some(limit)).await?
+        } else {
+            task.call("Delete", &request, limit, false).await?
+        };
         let at = time::from_shim(&response.exited_at).ok().flatten().unwrap_or_else(SystemTime::now);
         Ok(Exit { pid: response.pid, status: response.exit_status, at })
     }
@@ -109,7 +113,9 @@ impl Inner {
         });
         match tokio::time::timeout(self.limits().cleanup, removed).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(id = %bundle.id, error = %error.chain(), "a bundle is left over"),
+            Ok(Err(error)) => {
+                tracing::warn!(id = %bundle.id, error = %error.chain(), "a bundle is left over")
+            }
             Err(_) => tracing::warn!(id = %bundle.id, "a bundle takes long to be removed"),
         }
     }

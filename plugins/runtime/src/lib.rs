@@ -6,6 +6,7 @@
 //!
 //! - [`launch`]: the shim's binary and its three uses, `start`, `delete` and `-info`; `resolve` finds it.
 //! - `bundle`: the directory. `bootstrap`: what is said to `start` and what it answers.
+//! - `features`: whether the runtime can do what is asked of it.
 //! - `connection`, `shim`: one connection and the calls over it, each with a time limit.
 //! - `task`, `tasks`, `create`, `end`: the life of a task; `restore`: after a restart; `exits`: who has ended how.
 //! - `log`: what shims write to their log.
@@ -21,6 +22,7 @@ mod create;
 mod end;
 mod error;
 mod exits;
+mod features;
 pub mod launch;
 mod log;
 mod plugin;

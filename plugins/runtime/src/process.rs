@@ -138,7 +138,9 @@ impl Process {
     /// Moves data on the runtime until the process ends; true where it had to be killed.
     async fn run(&mut self, limit: Duration) -> io::Result<bool> {
         // SAFETY: the descriptors are owned by `self`, which outlives these registrations and does not give them up.
-        let watch = |fd: &OwnedFd| unsafe { AsyncFd::register_with_interest(Raw(fd.as_raw_fd()), Interest::READABLE) };
+        let watch = |fd: &OwnedFd| unsafe {
+            AsyncFd::register_with_interest(Raw(fd.as_raw_fd()), Interest::READABLE)
+        };
         let (ended, stdout, stderr) =
             (watch(&self.pidfd)?, watch(&self.stdout.pipe)?, watch(&self.stderr.pipe)?);
         let mut input = match self.input.take() {

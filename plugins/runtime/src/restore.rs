@@ -77,8 +77,11 @@ impl Inner {
     async fn find(self: &Arc<Self>, bundle: Bundle) -> Found {
         let Ok(place) = self.tasks.reserve(&bundle.namespace, &bundle.id) else { return Found::Dead(bundle) };
         let own = bundle.clone();
-        let read =
-            self.launcher.pool.start(move || Ok((own.endpoint()?, own.binary()?, own.is_shared(), own.open_log()?))).await;
+        let read = self
+            .launcher
+            .pool
+            .start(move || Ok((own.endpoint()?, own.binary()?, own.is_shared(), own.open_log()?)))
+            .await;
         let (endpoint, binary, shared, fifo) = match read {
             Ok(read) => read,
             Err(error) => {

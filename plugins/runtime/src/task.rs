@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use protobuf::Message;
 use tokio::sync::{Notify, watch};
 use windlass_core::task::Exit;
 
@@ -16,6 +17,8 @@ use crate::shim::Shim;
 
 /// Exits of execs that are remembered for one task; a waiter that asks for a forgotten one asks the shim.
 const MAX_EXITS: usize = 4096;
+/// How long a call waits, at least, for what comes of a connection that ended.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Status of what was killed.
 pub const KILLED: u32 = 137;
 
@@ -102,8 +105,8 @@ impl Task {
     /// Takes note of an exit that an event told of; `id` is the exec's or the task's own.
     pub fn exited(&self, id: &str, exit: Exit) {
         let own = id.is_empty() || id == self.id();
-        // An exec may have the task's id. The pid tells them apart.
-        if own && exit.pid != self.pid() {
+        // An exec may have the task's id. The pid tells them apart, where it is known yet.
+        if own && ![0, exit.pid].contains(&self.pid()) {
             return;
         }
         let mut known = self.known();
@@ -162,6 +165,36 @@ impl Task {
     pub fn told(&self) -> (bool, bool) {
         let known = self.known();
         (known.exit_told, known.delete_told)
+    }
+
+    /// Calls the shim. Where the connection ends meanwhile, it waits for what comes of that: a task whose shim has died
+    /// is *not found*, one that is connected again is asked again if `again` allows.
+    pub async fn call<R: Message>(
+        &self,
+        method: &str,
+        request: &impl Message,
+        limit: Duration,
+        again: bool,
+    ) -> Result<R> {
+        let mut phase = self.phase();
+        loop {
+            let seen = *phase.borrow_and_update();
+            if matches!(seen, Phase::Gone(_)) {
+                return Err(Error::NotFound(self.id().to_owned()));
+            }
+            match self.shim.call(method, request, Some(limit)).await {
+                Err(error) if error.is_closed() => {}
+                answer => return answer,
+            }
+            let changed = tokio::time::timeout(limit.max(PATIENCE), phase.wait_for(|now| *now != seen)).await;
+            match changed.ok().and_then(Result::ok).map(|now| *now) {
+                Some(Phase::Gone(_)) => {}
+                Some(Phase::Live(_)) if again => {}
+                _ => {
+                    return Err(Error::Closed.context(format!("connection broken while {method} was called")));
+                }
+            }
+        }
     }
 
     pub fn phase(&self) -> watch::Receiver<Phase> {

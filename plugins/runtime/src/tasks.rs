@@ -19,7 +19,7 @@ use windlass_core::{Any, Class, Context, Labels, Result, sandbox, validate};
 
 use crate::Launcher;
 use crate::config::Limits;
-use crate::create::{any_field, gone};
+use crate::create::any_field;
 use crate::error::Error;
 use crate::task::{KILLED, Phase, Table, Task};
 use crate::{exits, step};
@@ -97,18 +97,13 @@ impl Manager {
         request: impl protobuf::Message,
     ) -> Result<()> {
         let task = self.0.task(cx, id)?;
-        whole(method, async move {
-            let answer = task.shim.call::<Empty>(method, &request, Some(limit)).await;
-            answer.map(drop).map_err(|e| gone(e, task.id()))
-        })
-        .await
+        whole(method, async move { task.call::<Empty>(method, &request, limit, false).await.map(drop) }).await
     }
 }
 
 async fn state(task: &Task, exec: &str, limit: Duration) -> Result<State, Error> {
     let request = request!(StateRequest { id: task.id().to_owned(), exec_id: exec.to_owned() });
-    let answer = task.shim.call("State", &request, Some(limit)).await;
-    let answer: v3::StateResponse = answer.map_err(|e| gone(e, task.id()))?;
+    let answer: v3::StateResponse = task.call("State", &request, limit, true).await?;
     Ok(State {
         container_id: task.id().to_owned(),
         exec_id: exec.to_owned(),
@@ -182,8 +177,7 @@ impl Tasks for Manager {
         let request = request!(StartRequest { id: id.to_owned(), exec_id: exec.to_owned() });
         whole("start", async move {
             step!("start.begin");
-            let answer = task.shim.call::<v3::StartResponse>("Start", &request, Some(limit)).await;
-            let pid = answer.map_err(|e| gone(e, task.id()))?.pid;
+            let pid = task.call::<v3::StartResponse>("Start", &request, limit, false).await?.pid;
             step!("start.started");
             if request.exec_id.is_empty() && pid != 0 {
                 task.set_pid(pid);
@@ -204,7 +198,7 @@ impl Tasks for Manager {
                 return manager.delete(task).await;
             }
             let exit = manager.delete_in_shim(&task, &exec, manager.limits().delete).await;
-            let exit = exit.map_err(|e| gone(e, task.id()))?;
+            let exit = exit?;
             task.forget(&exec);
             Ok(exit)
         })
@@ -281,8 +275,8 @@ impl Tasks for Manager {
     async fn pids(&self, cx: &Context, id: &str) -> Result<Vec<Process>> {
         let task = self.0.task(cx, id)?;
         let request = request!(PidsRequest { id: id.to_owned() });
-        let answer = task.shim.call::<v3::PidsResponse>("Pids", &request, Some(self.0.limits().call)).await;
-        let processes = answer.map_err(|e| gone(e, id))?.processes;
+        let answer = task.call::<v3::PidsResponse>("Pids", &request, self.0.limits().call, true).await;
+        let processes = answer?.processes;
         let process = |p: windlass_api::shim::types::task::ProcessInfo| Process {
             pid: p.pid,
             info: p.info.into_option().map(any::from_shim),
@@ -317,8 +311,8 @@ impl Tasks for Manager {
         let task = self.0.task(cx, id)?;
         let request = request!(StatsRequest { id: id.to_owned() });
         let at = SystemTime::now();
-        let answer = task.shim.call::<v3::StatsResponse>("Stats", &request, Some(self.0.limits().call)).await;
-        let data = answer.map_err(|e| gone(e, id))?.stats.into_option().map(any::from_shim);
+        let answer = task.call::<v3::StatsResponse>("Stats", &request, self.0.limits().call, true).await;
+        let data = answer?.stats.into_option().map(any::from_shim);
         Ok(Metrics { id: id.to_owned(), at, data })
     }
 

@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     ("broken::a_true_exit_survives_its_shim", || run(true_exit())),
     ("broken::a_binary_that_cannot_clear_up", || run(no_cleanup())),
     ("broken::a_dropped_caller_does_not_stop_a_create", || run(dropped())),
+    ("broken::a_broken_connection_is_no_death", || run(broken_connection())),
     ("broken::a_log_flood_blocks_nobody", || run(flood())),
 ];
 
@@ -169,6 +170,32 @@ async fn dropped() {
     }
     manager.start(cx(), "a", "").await.unwrap();
     end(&manager, "a").await;
+    node.assert_clean().await;
+}
+
+async fn broken_connection() {
+    let node = Node::new().await;
+    let manager = node.manager().await;
+    running(&manager, "pod", "").await;
+    let wire =
+        Wire::new(&node.path().join("wire"), &node.path().join("s").join(format!("{}-pod", namespace())));
+    let mut inner = options("");
+    (inner.sandbox_id, inner.address) =
+        ("pod".into(), format!("ttrpc+unix://{}", node.path().join("wire").display()));
+    manager.create(cx(), "a", inner).await.unwrap();
+    manager.start(cx(), "a", "").await.unwrap();
+    let mut told = node.watch();
+    let (waited, ()) = tokio::join!(manager.wait(cx(), "a", ""), async {
+        for _ in 0..3 {
+            wire.cut();
+            assert_eq!(manager.state(cx(), "a", "").await.unwrap().status, Status::Running);
+        }
+        manager.kill(cx(), "a", "", 15, false).await.unwrap();
+    });
+    assert_eq!(waited.unwrap().status, 143);
+    assert_eq!(manager.delete(cx(), "a", "").await.unwrap().status, 143);
+    assert_eq!(told.until("/tasks/delete").await, ["/tasks/exit", "/tasks/delete"]);
+    end(&manager, "pod").await;
     node.assert_clean().await;
 }
 

@@ -288,3 +288,31 @@ pub async fn end(manager: &Manager, id: &str) {
     assert_eq!(manager.wait(cx(), id, "").await.unwrap().status, 137);
     assert_eq!(manager.delete(cx(), id, "").await.unwrap().status, 137);
 }
+
+/// A socket in front of another, whose connections can be cut.
+pub struct Wire(broadcast::Sender<()>);
+
+impl Wire {
+    pub fn new(front: &Path, back: &Path) -> Self {
+        let listener = tokio::net::UnixListener::bind(front).unwrap();
+        let (cut, back) = (broadcast::channel(1).0, back.to_owned());
+        let cuts = cut.clone();
+        tokio::spawn(async move {
+            while let Ok((mut one, _)) = listener.accept().await {
+                let Ok(mut two) = tokio::net::UnixStream::connect(&back).await else { continue };
+                let mut cut = cuts.subscribe();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut one, &mut two) => {}
+                        _ = cut.recv() => {}
+                    }
+                });
+            }
+        });
+        Self(cut)
+    }
+
+    pub fn cut(&self) {
+        let _ = self.0.send(());
+    }
+}
