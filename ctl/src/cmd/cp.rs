@@ -13,7 +13,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use windlass_api::convert::mount;
-use windlass_api::services::snapshots::MountsRequest;
 use windlass_api::types::task::Status;
 use windlass_core::mount::Mount;
 
@@ -68,8 +67,7 @@ async fn files(client: &Client, id: &str) -> Result<Files> {
     match task::get(client, id).await? {
         Some(task) if task.status() != Status::Stopped && task.pid > 0 => Ok(Files::Process(task.pid)),
         _ => {
-            let request = MountsRequest { snapshotter: record.snapshotter, key: record.snapshot_key };
-            let mounts = client.snapshots().mounts(request).await?.into_inner().mounts;
+            let mounts = task::rootfs(client, &record).await?;
             Ok(Files::Mounts(mounts.into_iter().map(mount::from_wire).collect()))
         }
     }

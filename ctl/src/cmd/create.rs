@@ -25,7 +25,8 @@ pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
         let image = container::image(&client, &args.container, &args.image).await?;
         container::create(&client, &image, &args.container, &args.args).await
     };
-    let id = create.await.map_err(run_error)?;
-    output::print(&format!("{id}\n"))?;
+    let created = create.await.map_err(run_error)?;
+    output::print(&format!("{}\n", created.record.id))?;
+    created.finish().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,14 +9,13 @@ use tonic::Code;
 use windlass_api::Any;
 use windlass_api::convert::mount;
 use windlass_api::services::containers::Container;
-use windlass_api::services::snapshots::MountsRequest;
 use windlass_api::services::tasks::{DeleteProcessRequest, ExecProcessRequest};
 
 use crate::client::{Client, Global};
 use crate::output::{self, Remedy, run_error};
 use crate::run::container::{self, PROCESS_URL};
 use crate::run::io::{Fifos, Keys};
-use crate::run::task::{KILL_TIMEOUT, Outcome, Process};
+use crate::run::task::{self, KILL_TIMEOUT, Outcome, Process};
 use crate::run::{spec, user};
 
 #[derive(clap::Args)]
@@ -68,12 +67,7 @@ async fn process(client: &Client, record: &Container, args: &Args) -> Result<Val
     process["args"] = json!(args.args);
     process["terminal"] = json!(args.tty);
     if let Some(wanted) = &args.process.user {
-        let request =
-            MountsRequest { snapshotter: record.snapshotter.clone(), key: record.snapshot_key.clone() };
-        let mounts = match record.snapshot_key.is_empty() {
-            true => Vec::new(),
-            false => client.snapshots().mounts(request).await?.into_inner().mounts,
-        };
+        let mounts = task::rootfs(client, record).await?;
         let mounts: Vec<_> = mounts.into_iter().map(mount::from_wire).collect();
         let wanted = wanted.clone();
         let user = tokio::task::spawn_blocking(move || user::resolve(&wanted, &mounts)).await??;
@@ -141,7 +135,7 @@ async fn exec(global: Global, args: Args) -> Result<ExitCode> {
     match outcome {
         Ok(Outcome::Exited(status)) => {
             delete(&client, &process).await;
-            Ok(crate::run::task::exit_code(status))
+            Ok(task::exit_code(status))
         }
         Ok(Outcome::Detached) => {
             output::note("detached; the command runs on");

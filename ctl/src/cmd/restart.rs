@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{each, run, start, stop};
 use crate::client::{Client, Global};
 use crate::output::duration;
-use crate::run::container;
+use crate::run::{container, task};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,7 +26,7 @@ pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
         let record = container::get(&client, id).await?;
         stop::stop(&client, id, None, args.time).await?;
         start::make_room(&client, id).await?;
-        run::detached(&client, &record).await?;
+        run::detached(&client, &record, task::rootfs(&client, &record).await?).await?;
         Ok(id.to_owned())
     })
     .await

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use tonic::Code;
-use windlass_api::services::containers::{DeleteContainerRequest, ListContainersRequest};
+use windlass_api::services::containers::{Container, DeleteContainerRequest, ListContainersRequest};
 use windlass_api::services::namespaces::ListNamespacesRequest;
 use windlass_api::services::snapshots::RemoveSnapshotRequest;
 use windlass_api::services::tasks::ListTasksRequest;
@@ -65,13 +65,28 @@ pub async fn remove(client: &Client, id: &str, force: bool) -> Result<()> {
 async fn remove_but(client: &Client, id: &str, force: bool, keep_snapshot: bool) -> Result<()> {
     let container = container::get(client, id).await?;
     remove_task(client, id, force).await?;
+    remove_rest(client, &container, keep_snapshot).await
+}
+
+/// Removes a container that somebody was with until now: its task has ended, unless it `runs`.
+pub async fn remove_record(client: &Client, container: &Container, runs: bool) -> Result<()> {
+    if runs {
+        remove_task(client, &container.id, true).await?;
+    } else {
+        task::delete(client, &container.id).await?;
+    }
+    remove_rest(client, container, false).await
+}
+
+async fn remove_rest(client: &Client, container: &Container, keep_snapshot: bool) -> Result<()> {
+    let id = &container.id;
     gone_is_fine(client.containers().delete(DeleteContainerRequest { id: id.to_owned() }).await)?;
     if let Some(uri) = container.labels.get(log::LABEL) {
         log::remove(uri);
     }
     if !container.snapshot_key.is_empty() && !keep_snapshot {
-        let request =
-            RemoveSnapshotRequest { snapshotter: container.snapshotter, key: container.snapshot_key };
+        let (snapshotter, key) = (container.snapshotter.clone(), container.snapshot_key.clone());
+        let request = RemoveSnapshotRequest { snapshotter, key };
         gone_is_fine(client.snapshots().remove(request).await)?;
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use windlass_api::services::containers::Container;
+use windlass_api::types::Mount;
 
 use super::rm;
 use crate::client::{Client, Global};
@@ -48,40 +49,40 @@ pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
 async fn run_it(global: Global, args: Args) -> Result<ExitCode> {
     let client = Client::connect(&global).await?;
     let image = container::image(&client, &args.container, &args.image).await?;
-    let id = container::create(&client, &image, &args.container, &args.args).await?;
-    let result = start(&client, &id, &args).await;
-    let stays = matches!(result, Ok(Outcome::Detached | Outcome::Abandoned));
-    if result.is_err() || (args.rm && !stays) {
+    let created = container::create(&client, &image, &args.container, &args.args).await?;
+    let record = created.record.clone();
+    let result = start(&client, &record, created.rootfs.clone(), &args).await;
+    if result.is_err() {
         // The first error is the one to show.
-        let removed = rm::remove(&client, &id, true).await;
-        if result.is_ok() {
-            removed?;
-        }
+        let _ = rm::remove(&client, &record.id, true).await;
+    } else if args.rm && matches!(result, Ok(Outcome::Exited(_) | Outcome::Unread)) {
+        rm::remove_record(&client, &record, result.as_ref().is_ok_and(|o| !matches!(o, Outcome::Exited(_))))
+            .await?;
     }
+    created.finish().await;
+    let outcome = result?;
     if args.detach {
-        result?;
-        output::print(&format!("{id}\n"))?;
+        output::print(&format!("{}\n", record.id))?;
         return Ok(ExitCode::SUCCESS);
     }
-    Ok(container::left(&result?, &id))
+    Ok(container::left(&outcome, &record.id))
 }
 
-async fn start(client: &Client, id: &str, args: &Args) -> Result<Outcome> {
-    let record = container::get(client, id).await?;
+async fn start(client: &Client, record: &Container, rootfs: Vec<Mount>, args: &Args) -> Result<Outcome> {
     if args.detach {
-        detached(client, &record).await?;
+        detached(client, record, rootfs).await?;
         return Ok(Outcome::Detached);
     }
-    let outcome = attached(client, &record, args.container.interactive, &args.detach_keys).await?;
+    let outcome = attached(client, record, rootfs, args.container.interactive, &args.detach_keys).await?;
     if let (Outcome::Exited(status), false) = (&outcome, args.rm) {
-        task::delete(client, id).await?;
-        container::note_exit(client, id, *status).await;
+        task::delete(client, &record.id).await?;
+        container::note_exit(client, &record.id, *status).await;
     }
     Ok(outcome)
 }
 
 /// Starts a task whose output goes where the record's label says.
-pub async fn detached(client: &Client, record: &Container) -> Result<()> {
+pub async fn detached(client: &Client, record: &Container, rootfs: Vec<Mount>) -> Result<()> {
     let terminal = container::has_terminal(record);
     let interactive = record.labels.contains_key(container::INTERACTIVE);
     // Somebody may attach later: the shim holds standard input open until then.
@@ -89,10 +90,11 @@ pub async fn detached(client: &Client, record: &Container) -> Result<()> {
     let stdin = fifos.as_ref().map(|f| f.stdin.clone()).unwrap_or_default();
     let stdout = match record.labels.get(log::LABEL) {
         Some(uri) => uri.clone(),
-        None => format!("file://{}", log::new_file(&client.namespace, &record.id)?.display()),
+        None => format!("file://{}", log::new_file(&client.namespace, &record.id).display()),
     };
+    log::make_room(&stdout)?;
     let stderr = if terminal { "" } else { &stdout };
-    task::create(client, record, [&stdin, &stdout, stderr], terminal).await?;
+    task::create(client, record, rootfs, [&stdin, &stdout, stderr], terminal).await?;
     if let Err(error) = Process::main(&record.id).start(client).await {
         // The first error is the one to show.
         let _ = task::delete(client, &record.id).await;
@@ -108,6 +110,7 @@ pub async fn detached(client: &Client, record: &Container) -> Result<()> {
 pub async fn attached(
     client: &Client,
     record: &Container,
+    rootfs: Vec<Mount>,
     interactive: bool,
     keys: &Keys,
 ) -> Result<Outcome> {
@@ -119,7 +122,7 @@ pub async fn attached(
     let mut fifos = Fifos::new(interactive, true, !terminal)?;
     // The shim opens the fifos while it creates the task, and waits for the other end.
     fifos.copy_output();
-    task::create(client, record, [&fifos.stdin, &fifos.stdout, &fifos.stderr], terminal).await?;
+    task::create(client, record, rootfs, [&fifos.stdin, &fifos.stdout, &fifos.stderr], terminal).await?;
     let process = Process::main(&record.id);
     let outcome = process.run(client, &mut fifos, terminal, keys).await;
     match &outcome {

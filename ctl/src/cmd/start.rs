@@ -43,7 +43,7 @@ pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
         return each(&args.ids, async |id| {
             let record = container::get(&client, id).await?;
             make_room(&client, id).await?;
-            run::detached(&client, &record).await?;
+            run::detached(&client, &record, task::rootfs(&client, &record).await?).await?;
             Ok(id.to_owned())
         })
         .await;
@@ -53,7 +53,8 @@ pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
         ensure!(!id.is_empty(), "name a container");
         let record = container::get(&client, id).await?;
         make_room(&client, id).await?;
-        let outcome = run::attached(&client, &record, args.interactive, &args.detach_keys).await?;
+        let rootfs = task::rootfs(&client, &record).await?;
+        let outcome = run::attached(&client, &record, rootfs, args.interactive, &args.detach_keys).await?;
         if let Outcome::Exited(status) = outcome {
             task::delete(&client, id).await?;
             container::note_exit(&client, id, status).await;

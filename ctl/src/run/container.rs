@@ -39,12 +39,9 @@ const LEASE_SECONDS: u64 = 3600;
 /// When to ask the registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Pull {
-    /// Where the image is missing
     #[default]
     Missing,
-    /// Every time
     Always,
-    /// Never
     Never,
 }
 
@@ -75,8 +72,8 @@ pub struct Options {
     /// Where a detached container's output goes: file:///path or binary:///program?key=value
     #[arg(long, value_name = "URI", help_heading = "Container")]
     pub log_uri: Option<String>,
-    /// When to fetch the image
-    #[arg(long, value_enum, default_value = "missing", help_heading = "Image")]
+    /// When to fetch the image: missing, always or never
+    #[arg(long, value_enum, hide_possible_values = true, default_value = "missing", help_heading = "Image")]
     pub pull: Pull,
     /// Platform instead of this machine's: linux/arm64
     #[arg(long, help_heading = "Image")]
@@ -161,8 +158,25 @@ async fn fetch(client: &Client, options: &Options, name: &str, platform: &Platfo
     image::find(client, name, platform).await
 }
 
-/// Makes the record and its snapshot; answers the id.
-pub async fn create(client: &Client, image: &Image, options: &Options, args: &[String]) -> Result<String> {
+/// A container that was made.
+pub struct Created {
+    pub record: Container,
+    /// Its file system.
+    pub rootfs: Vec<Mount>,
+    /// Gives up the lease that protected it meanwhile: nobody needs to wait for that.
+    release: tokio::task::JoinHandle<()>,
+}
+
+impl Created {
+    /// Waits until nothing is left to do.
+    pub async fn finish(self) {
+        // One that cannot be given up ends by itself.
+        let _ = self.release.await;
+    }
+}
+
+/// Makes the record and its snapshot.
+pub async fn create(client: &Client, image: &Image, options: &Options, args: &[String]) -> Result<Created> {
     let id = options.name.clone().unwrap_or_else(made_up);
     windlass_core::validate::identifier("container name", &id)?;
     if let Some(file) = &options.cidfile {
@@ -182,7 +196,7 @@ pub async fn create(client: &Client, image: &Image, options: &Options, args: &[S
             ensure!(uri.contains("://"), "log URI {uri:?} is not file:///path or binary:///program");
             uri.clone()
         }
-        None => format!("file://{}", log::new_file(&client.namespace, &id)?.display()),
+        None => format!("file://{}", log::new_file(&client.namespace, &id).display()),
     };
     labels.insert(log::LABEL.to_owned(), uri);
     if options.interactive {
@@ -212,13 +226,17 @@ pub async fn create(client: &Client, image: &Image, options: &Options, args: &[S
     let leased = client.with_lease(&lease)?;
     let new = New { client: &leased, image, options, id: &id, args, pids: &pids };
     let made = new.make(labels).await;
-    let deleted = client.leases().delete(leases::DeleteRequest { id: lease, sync: false }).await;
-    made?;
-    deleted.context("delete a lease")?;
+    let client = client.clone();
+    let release = tokio::spawn(async move {
+        // One that cannot be given up ends by itself.
+        let _ = client.leases().delete(leases::DeleteRequest { id: lease, sync: false }).await;
+    });
+    let (record, rootfs) = made?;
+    let created = Created { record, rootfs, release };
     if let Some(file) = &options.cidfile {
         std::fs::write(file, &id).with_context(|| format!("write {}", file.display()))?;
     }
-    Ok(id)
+    Ok(created)
 }
 
 /// A container in the making.
@@ -232,9 +250,9 @@ struct New<'a> {
 }
 
 impl New<'_> {
-    async fn make(&self, labels: BTreeMap<String, String>) -> Result<()> {
+    async fn make(&self, labels: BTreeMap<String, String>) -> Result<(Container, Vec<Mount>)> {
         let mounts = self.snapshot().await?;
-        let made = self.record(labels, mounts).await;
+        let made = self.record(labels, mounts.clone()).await;
         if made.is_err() {
             let snapshotter = self.options.snapshotter.clone();
             // The first error is the one to show.
@@ -244,7 +262,7 @@ impl New<'_> {
                 .remove(RemoveSnapshotRequest { snapshotter, key: self.id.into() })
                 .await;
         }
-        made
+        Ok((made?, mounts))
     }
 
     /// The container's own file system over the image's; unpacks the image where that was not done yet.
@@ -272,7 +290,7 @@ impl New<'_> {
             .mounts)
     }
 
-    async fn record(&self, labels: BTreeMap<String, String>, mounts: Vec<Mount>) -> Result<()> {
+    async fn record(&self, labels: BTreeMap<String, String>, mounts: Vec<Mount>) -> Result<Container> {
         let Self { client, image, options, id, .. } = *self;
         let wanted =
             options.spec.process.user.as_ref().or(image.defaults.user.as_ref()).cloned().unwrap_or_default();
@@ -300,7 +318,7 @@ impl New<'_> {
             snapshot_key: id.to_owned(),
             ..Default::default()
         };
-        let request = CreateContainerRequest { container: Some(record) };
+        let request = CreateContainerRequest { container: Some(record.clone()) };
         client
             .containers()
             .create(request)
@@ -310,7 +328,7 @@ impl New<'_> {
                 Code::AlreadyExists,
                 format!("choose another --name, or remove that one: windlass rm {id}"),
             )?;
-        Ok(())
+        Ok(record)
     }
 }
 

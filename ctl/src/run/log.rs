@@ -23,14 +23,19 @@ pub fn base() -> PathBuf {
 }
 
 /// A new log's path. Names are used again, also by other daemons on this machine: each container has a file of its own.
-pub fn new_file(namespace: &str, id: &str) -> Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
-    let dir = base().join(namespace);
-    let mut make = std::fs::DirBuilder::new();
-    make.recursive(true).mode(0o700).create(&dir).with_context(|| format!("make {}", dir.display()))?;
+pub fn new_file(namespace: &str, id: &str) -> PathBuf {
     let digest = windlass_core::Digest::of(unique(id).as_bytes());
     let short = digest.encoded().get(..8).unwrap_or_default();
-    Ok(dir.join(format!("{id}-{short}.log")))
+    base().join(namespace).join(format!("{id}-{short}.log"))
+}
+
+/// Makes the directory of a log that will be written.
+pub fn make_room(uri: &str) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let Some(file) = file(uri).filter(|f| f.starts_with(base())) else { return Ok(()) };
+    let Some(dir) = file.parent() else { return Ok(()) };
+    let mut make = std::fs::DirBuilder::new();
+    make.recursive(true).mode(0o700).create(dir).with_context(|| format!("make {}", dir.display()))
 }
 
 /// The file behind a log URI; `None` for a logger that is a program.

@@ -12,6 +12,7 @@ use windlass_api::services::tasks::{
     CloseIoRequest, CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ResizePtyRequest,
     StartRequest, WaitRequest,
 };
+use windlass_api::types::Mount;
 use windlass_api::types::task::{Process as Info, Status};
 
 use super::io::{Event, Fifos, Keys};
@@ -76,10 +77,24 @@ pub async fn running(client: &Client, id: &str) -> Result<Info> {
     }
 }
 
-/// Makes the task of a record. `streams` are standard input, output and error.
-pub async fn create(client: &Client, record: &Container, streams: [&str; 3], terminal: bool) -> Result<()> {
+/// The file system of a record.
+pub async fn rootfs(client: &Client, record: &Container) -> Result<Vec<Mount>> {
+    if record.snapshot_key.is_empty() {
+        return Ok(Vec::new());
+    }
     let request = MountsRequest { snapshotter: record.snapshotter.clone(), key: record.snapshot_key.clone() };
-    let rootfs = client.snapshots().mounts(request).await?.into_inner().mounts;
+    let answer = client.snapshots().mounts(request).await;
+    Ok(answer.with_context(|| format!("file system of {}", record.id))?.into_inner().mounts)
+}
+
+/// Makes the task of a record. `streams` are standard input, output and error.
+pub async fn create(
+    client: &Client,
+    record: &Container,
+    rootfs: Vec<Mount>,
+    streams: [&str; 3],
+    terminal: bool,
+) -> Result<()> {
     let [stdin, stdout, stderr] = streams.map(str::to_owned);
     let request = CreateTaskRequest {
         container_id: record.id.clone(),
