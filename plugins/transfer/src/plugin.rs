@@ -11,7 +11,7 @@ use windlass_core::registry::{InitContext, Kind, Plugin, Registration, unknown_k
 use windlass_core::{Error, Result, kinds, stream, transfer};
 
 use crate::config::{Config, Unpack};
-use crate::local::{Local, Parts, Unpacker};
+use crate::local::{Local, Parts, Unpacker, recover};
 use crate::streaming::Manager;
 
 /// The differ that is used where several are there.
@@ -50,6 +50,11 @@ impl Plugin for LocalPlugin {
                 (None, _) => return Err(Error::not_found(format!("snapshotter {:?} not found", unpack.snapshotter))),
                 (_, true) => return Err(Error::not_found(format!("differ {:?} not found", unpack.differ))),
             }
+        }
+        let runtime = tokio::runtime::Handle::current();
+        let left = runtime.block_on(recover::left_over(&*database))?;
+        if !left.is_empty() {
+            runtime.spawn(recover::clean(database.clone(), left));
         }
         let parts = Parts {
             content: database.content(),

@@ -17,6 +17,7 @@ use windlass_core::platform::Platform;
 use windlass_core::transfer::{AuthRequest, Authenticator, Credentials, Destination, Source, Transferrer};
 use windlass_core::{Class, Context, Digest, Result};
 use windlass_transfer::Config;
+use windlass_transfer::local::recover;
 
 const APP: &str = "app:1";
 
@@ -588,4 +589,70 @@ async fn another_namespace_shares_content() {
     pulled(&stack, &made).await;
     let fetched: Vec<_> = registry.seen().into_iter().filter(|s| s.method == Method::GET).map(|s| s.path).collect();
     assert_eq!(fetched, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_transfer_left_is_cleaned_up() {
+    let stack = Stack::new("overlayfs");
+    let snapshots = stack.db.snapshotter("overlayfs").unwrap();
+    let leases = stack.db.leases();
+    for (lease, with_ingest) in [("transfer-1", true), ("transfer-2", false), ("mine", false)] {
+        leases.create(&stack.cx, lease, Default::default()).await.unwrap();
+        let cx = stack.cx.clone().with_lease(lease);
+        snapshots.prepare(&cx, &format!("extract-{lease} sha256:x"), "", Default::default()).await.unwrap();
+        if with_ingest {
+            let options = windlass_core::content::WriterOptions {
+                reference: "layer-x".into(),
+                total: 10,
+                ..Default::default()
+            };
+            let mut writer = stack.db.content().writer(&cx, options).await.unwrap();
+            writer.write("half".into()).await.unwrap();
+        }
+    }
+    let left = recover::left_over(&*stack.db).await.unwrap();
+    assert_eq!(left.len(), 2);
+    recover::clean(stack.db.clone(), left).await;
+    let keys: Vec<_> = stack.snapshots().await.into_iter().map(|s| s.name).collect();
+    assert_eq!(keys, ["extract-mine sha256:x"]);
+    let leases: Vec<_> =
+        leases.list(&stack.cx, &Default::default()).await.unwrap().into_iter().map(|l| l.id).collect();
+    assert_eq!(leases, ["mine", "transfer-1"]);
+    assert_eq!(stack.ingests().await, [("layer-x".to_owned(), 4)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_needs_an_authority_or_an_order_to_do_without() {
+    let made = three();
+    let registry = Registry::secure().await;
+    registry.add("app", "1", &made);
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join(format!("localhost_{}_", registry.addr.port()));
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("ca.pem"), &registry.certificate).unwrap();
+    std::fs::write(dir.join("other.pem"), Registry::secure().await.certificate).unwrap();
+    let url = format!("https://localhost:{}", registry.addr.port());
+    for (text, good) in [
+        ("ca = \"ca.pem\"\n", true),
+        ("skip_verify = true\n", true),
+        ("ca = \"other.pem\"\n", false),
+        ("ca = \"nothing.pem\"\n", false),
+        ("", false),
+    ] {
+        std::fs::write(dir.join("hosts.toml"), format!("server = \"{url}\"\n{text}")).unwrap();
+        let config = Config { config_path: root.path().to_str().unwrap().into(), ..Config::default() };
+        let stack = Stack::with("overlayfs", config);
+        let mut from = registry.image(APP);
+        from.reference = format!("localhost:{}/app:1", registry.addr.port());
+        from.default_scheme = String::new();
+        let result = stack.pull(from).await;
+        assert_eq!(result.is_ok(), good, "{text}: {result:?}");
+        if good {
+            pulled(&stack, &made).await;
+        } else {
+            assert!(registry.seen().is_empty());
+            stack.assert_clean().await;
+        }
+        registry.clear();
+    }
 }

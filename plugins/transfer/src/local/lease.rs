@@ -7,6 +7,8 @@ use windlass_core::{Error, Labels, Result};
 
 use super::Job;
 
+/// How the ids of transfers' own leases begin.
+pub const PREFIX: &str = "transfer";
 /// A transfer that takes longer, or died, loses its protection.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -15,7 +17,7 @@ pub async fn under<T>(mut job: Job, work: impl AsyncFnOnce(Job) -> Result<T>) ->
     if job.cx.lease.is_some() {
         return work(job).await;
     }
-    let id = unique("transfer");
+    let id = unique(PREFIX);
     let mut labels = Labels::new();
     labels.insert(LABEL_EXPIRE.into(), rfc3339(SystemTime::now() + LIFE)?);
     job.local.parts.leases.create(&job.cx, &id, labels).await?;

@@ -10,6 +10,7 @@ mod lease;
 mod pull;
 mod push;
 mod records;
+pub mod recover;
 mod unpack;
 
 use std::sync::Arc;

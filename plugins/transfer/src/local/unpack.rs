@@ -20,6 +20,8 @@ use crate::document::Config;
 use crate::locks::Guard;
 use crate::media;
 
+/// How the keys of snapshots begin that layers are unpacked into.
+pub const EXTRACT: &str = "extract";
 const LABEL_DIFF_ID: &str = "containerd.io/snapshot/diff-id";
 const LABEL_PARENT: &str = "containerd.io/snapshot/parent-chain-id";
 /// Label of snapshots that a remote snapshotter made up without any content.
@@ -243,7 +245,7 @@ impl Unpack {
         }
         let parent = if n > 0 && !self.parallel { self.chains[n - 1].as_str() } else { "" };
         for _ in 0..3 {
-            let key = format!("{} {chain}", unique("extract"));
+            let key = format!("{} {chain}", unique(EXTRACT));
             match self.with.snapshotter.prepare(cx, &key, parent, labels.clone()).await {
                 Ok(mounts) => {
                     crate::step!("pull.after-prepare");

@@ -77,28 +77,61 @@ pub struct Registry {
     pub addr: SocketAddr,
     state: Arc<Mutex<State>>,
     pub requests: Arc<Notify>,
+    /// PEM, of a registry that is reached by HTTPS.
+    pub certificate: String,
 }
 
 impl Registry {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let this = Self { addr: listener.local_addr().unwrap(), state: Arc::default(), requests: Arc::default() };
+        let this = Self::at(&listener, String::new());
         let serving = this.clone();
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                let this = serving.clone();
+                tokio::spawn(serving.clone().connection(tcp));
+            }
+        });
+        this
+    }
+
+    /// One that is reached by HTTPS as `localhost`, with a certificate of its own making.
+    pub async fn secure() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let this = Self::at(&listener, made.cert.pem());
+        let (serving, acceptor) = (this.clone(), tokio_rustls::TlsAcceptor::from(Arc::new(config)));
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let (serving, acceptor) = (serving.clone(), acceptor.clone());
                 tokio::spawn(async move {
-                    let service = hyper::service::service_fn(move |request| {
-                        let this = this.clone();
-                        async move { Ok::<_, Infallible>(this.serve(request).await) }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(tcp), service)
-                        .await;
+                    if let Ok(tls) = acceptor.accept(tcp).await {
+                        serving.connection(tls).await;
+                    }
                 });
             }
         });
         this
+    }
+
+    fn at(listener: &TcpListener, certificate: String) -> Self {
+        let addr = listener.local_addr().unwrap();
+        Self { addr, state: Arc::default(), requests: Arc::default(), certificate }
+    }
+
+    async fn connection(self, io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
+        let service = hyper::service::service_fn(move |request| {
+            let this = self.clone();
+            async move { Ok::<_, Infallible>(this.serve(request).await) }
+        });
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
     }
 
     /// A reference to an image here.
