@@ -73,9 +73,18 @@ impl Level {
         let stat = rustix::fs::fstat(&from)?;
         own(to.as_fd(), c"", &stat, AtFlags::EMPTY_PATH)?;
         rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-        attributes(&name_of(from.as_fd(), c"."), &name_of(to.as_fd(), c"."))?;
+        attributes(&name_of(from.as_fd(), c"."), &name_of(to.as_fd(), c"."), b"")?;
         Ok(Self { from: Dir::new(from)?, to, stat, path })
     }
+}
+
+/// Gives the directory `to` owner, mode, attributes and times of the directory `from`; what overlayfs marks stays apart.
+pub fn looks(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    let stat = rustix::fs::fstat(from)?;
+    own(to, c"", &stat, AtFlags::EMPTY_PATH)?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    attributes(&name_of(from, c"."), &name_of(to, c"."), b"trusted.")?;
+    Ok(rustix::fs::futimens(to, &times(&stat))?)
 }
 
 fn own(fd: BorrowedFd<'_>, name: &CStr, stat: &Stat, flags: AtFlags) -> io::Result<()> {
@@ -118,7 +127,7 @@ fn copy_one(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) 
         // The name was made here a moment ago and is no link.
         rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;
     }
-    attributes(&name_of(from, name), &name_of(to, name))?;
+    attributes(&name_of(from, name), &name_of(to, name), b"")?;
     Ok(rustix::fs::utimensat(to, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
@@ -184,7 +193,8 @@ fn name_of(directory: BorrowedFd<'_>, name: &CStr) -> CString {
     CString::new(path).expect("neither part holds a zero")
 }
 
-fn attributes(from: &CStr, to: &CStr) -> io::Result<()> {
+/// Copies all attributes, but those that begin with `without`, where that is not empty.
+fn attributes(from: &CStr, to: &CStr, without: &[u8]) -> io::Result<()> {
     let size = match rustix::fs::llistxattr_query(from) {
         Ok(size) => size,
         Err(Errno::OPNOTSUPP) => return Ok(()),
@@ -198,6 +208,9 @@ fn attributes(from: &CStr, to: &CStr) -> io::Result<()> {
     let mut value = vec![0u8; MAX_ATTRIBUTE];
     for name in names[..size].split_inclusive(|b| *b == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+        if !without.is_empty() && name.to_bytes().starts_with(without) {
+            continue;
+        }
         let copied = rustix::fs::lgetxattr(from, name, &mut value[..])
             .and_then(|size| rustix::fs::lsetxattr(to, name, &value[..size], XattrFlags::empty()));
         if let Err(error) = copied {

@@ -8,7 +8,9 @@ use windlass_core::metastore::MetaStore;
 use windlass_core::snapshot::{CommitOptions, Info, Kind, Usage};
 use windlass_core::{Error, FieldMask, Filters, Labels, Result, tree};
 
+use crate::adopt;
 use crate::dirs::Dirs;
+use crate::error;
 use crate::record::Record;
 use crate::storage::{Snapshot, Storage};
 
@@ -66,9 +68,25 @@ impl Layered {
         if name.is_empty() {
             return Err(Error::invalid("a committed snapshot needs a name"));
         }
-        let number = self.storage.get(key)?.number;
+        let record = self.storage.get(key)?;
+        let number = record.number;
         let (path, sync) = (self.dirs.fs(number), options.sync);
-        let usage = blocking(move || measure(&path, sync)).await?;
+        let parents = match &options.parent {
+            Some(parent) if record.parent.is_empty() && !parent.is_empty() => self.storage.chain(parent)?,
+            _ => Vec::new(),
+        };
+        let dirs = self.dirs.clone();
+        // A caller that syncs has usually measured too, while it had other things to wait for.
+        let known = options.usage.filter(|_| sync == Sync::Caller);
+        let usage = blocking(move || {
+            adopt::adopt(&path, parents.iter().map(|number| dirs.fs(*number)))
+                .map_err(error::Error::io("take over from the parent's directories in", &path))?;
+            match known {
+                Some(usage) => Ok(usage),
+                None => measure(&path, sync),
+            }
+        })
+        .await?;
         fail::fail_point!("snapshot.commit.before-record", |_| Err(Error::internal("failpoint")));
         self.storage.commit(name, key, usage, options).await?;
         fail::fail_point!("snapshot.commit.after-record", |_| Err(Error::internal("failpoint")));
@@ -119,11 +137,11 @@ impl Layered {
 }
 
 fn measure(path: &Path, sync: Sync) -> Result<Usage> {
-    let failed = |e| crate::error::Error::io::<std::io::Error>("measure", path)(e);
+    let failed = |e| error::Error::io::<std::io::Error>("measure", path)(e);
     let usage = tree::usage(path).map_err(failed)?;
     if sync == Sync::Each {
         let directory = tree::open_dir(path).map_err(failed)?;
-        rustix::fs::syncfs(&directory).map_err(crate::error::Error::io("sync the file system of", path))?;
+        rustix::fs::syncfs(&directory).map_err(error::Error::io("sync the file system of", path))?;
     }
     Ok(usage)
 }

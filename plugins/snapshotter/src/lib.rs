@@ -9,6 +9,7 @@
 //! is never used twice, a directory is made before its record and removed after it, and what no record names is
 //! rubbish. A user's tree is never renamed.
 
+mod adopt;
 mod copy;
 mod dirs;
 mod error;

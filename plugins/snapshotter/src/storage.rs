@@ -141,6 +141,11 @@ impl Storage {
         })
     }
 
+    /// Numbers from a future parent down to the base.
+    pub fn chain(&self, parent: &str) -> Result<Vec<u64>> {
+        self.read(|tx| self.keys.chain(tx, parent))
+    }
+
     /// Checks what can be checked before a directory is made; answers the ancestors' numbers.
     pub fn may_create(&self, name: &str, parent: &str) -> Result<Vec<u64>> {
         self.read(|tx| {

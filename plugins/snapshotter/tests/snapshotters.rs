@@ -126,3 +126,38 @@ async fn options_are_honoured() {
             .is_err()
     );
 }
+
+#[tokio::test]
+async fn a_layer_unpacked_alone_takes_after_its_parent() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let dir = tempfile::tempdir().unwrap();
+    let snapshotter = overlay(dir.path(), Options::default());
+    let base = snapshotter.prepare(&cx(), "base", "", Labels::new()).await.unwrap();
+    let base = Path::new(&base[0].source);
+    std::fs::create_dir_all(base.join("tmp/deep")).unwrap();
+    std::fs::set_permissions(base.join("tmp"), std::fs::Permissions::from_mode(0o1777)).unwrap();
+    std::os::unix::fs::chown(base.join("tmp/deep"), Some(5), Some(6)).unwrap();
+    std::os::unix::fs::chown(base, Some(1), Some(2)).unwrap();
+    snapshotter.commit(&cx(), "lower", "base", Default::default()).await.unwrap();
+    let alone = snapshotter.prepare(&cx(), "alone", "", Labels::new()).await.unwrap();
+    let alone = Path::new(&alone[0].source);
+    std::fs::create_dir_all(alone.join("tmp/deep/own")).unwrap();
+    std::fs::create_dir(alone.join("named")).unwrap();
+    for implied in ["", "tmp", "tmp/deep"] {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(alone.join(implied), snapshot::XATTR_IMPLIED, b"y", flags).unwrap();
+    }
+    let options = snapshot::CommitOptions { parent: Some("lower".into()), ..Default::default() };
+    snapshotter.commit(&cx(), "upper", "alone", options).await.unwrap();
+    let look = |path: &str| {
+        let meta = alone.join(path).metadata().unwrap();
+        (meta.mode() & 0o7777, meta.uid(), meta.gid())
+    };
+    assert_eq!(look("tmp"), (0o1777, 0, 0));
+    assert_eq!(look("tmp/deep"), (0o755, 5, 6));
+    assert_eq!((look("").1, look("").2), (1, 2));
+    assert_eq!(look("tmp/deep/own").1, 0);
+    for path in ["", "tmp", "tmp/deep"] {
+        assert!(rustix::fs::getxattr(alone.join(path), snapshot::XATTR_IMPLIED, &mut [0u8; 8][..]).is_err());
+    }
+}

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
+
+use windlass_core::snapshot::XATTR_IMPLIED;
 
 use super::path::{clean, split};
 use super::target::Form;
@@ -105,6 +107,7 @@ impl Dirs {
                 Ok(()) => {
                     self.made.push((parent.inode(), base.to_vec()));
                     take_over(&parent, base, part, form)?;
+                    self.mark_implied(&parent, base, part, form)?;
                 }
                 // A link that leads to nothing yet.
                 Err(Errno::EXIST) => {
@@ -123,6 +126,20 @@ impl Dirs {
         }
         self.find(path)?
             .ok_or_else(|| Error::Invalid(format!("cannot reach {:?}", String::from_utf8_lossy(path))))
+    }
+
+    /// Tells the snapshotter, which will know the parent, what looks like nothing in particular yet.
+    fn mark_implied(&self, parent: &Shared, base: &[u8], path: &[u8], form: &Form) -> Result<()> {
+        if !form.is_alone() {
+            return Ok(());
+        }
+        for place in [xattr::path_of(parent.fd(), base), xattr::path_of(self.root.as_fd(), b".")] {
+            match rustix::fs::setxattr(&*place, XATTR_IMPLIED, b"y", XattrFlags::empty()) {
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(Error::file("mark directory", path)(e)),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use windlass_core::snapshot::XATTR_IMPLIED;
+
 use super::dirs::Shared;
 use super::path::{clean, split};
 use super::target::Form;
@@ -136,6 +138,13 @@ impl Applier<'_> {
                 }
             }
             Err(e) => return Err(Error::file("make directory", path)(e)),
+        }
+        if merged && self.form.is_alone() {
+            // It may have been made for something in it; now it has looks of its own.
+            match rustix::fs::lremovexattr(&*xattr_name(parent.fd(), base), XATTR_IMPLIED) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(Error::file("take the mark off", path)(e)),
+            }
         }
         self.careful |= entry.mode & 0o2000 != 0;
         self.dress(Handle::Named(parent.fd(), base), entry, path, merged)?;

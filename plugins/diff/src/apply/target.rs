@@ -18,6 +18,11 @@ pub enum Form {
 }
 
 impl Form {
+    /// Whether it is the layer of an overlay whose parent is not known yet.
+    pub fn is_alone(&self) -> bool {
+        matches!(self, Self::Overlay { lowers, .. } if lowers.is_empty())
+    }
+
     /// Layers below, uppermost first: directories that the archive does not name look as they do there.
     pub fn lowers(&self) -> &[OwnedFd] {
         match self {

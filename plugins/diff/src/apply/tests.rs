@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use rustix::fd::AsFd;
 use windlass_core::Digest;
 use windlass_core::mount::{self, Mount};
+use windlass_core::snapshot::XATTR_IMPLIED;
 
 use super::*;
 use crate::tar::{Entry, Kind, Time, Writer};
@@ -282,6 +283,19 @@ fn an_overlay_gets_its_own_marks_and_shows_the_same() {
     }
     let private = std::fs::metadata(seen.path().join("private")).unwrap();
     assert_eq!((private.mode() & 0o7777, private.uid(), private.gid()), (0o710, 11, 12));
+}
+
+#[test]
+fn a_layer_without_a_parent_marks_what_it_does_not_name() {
+    let bed = Bed::new();
+    let options = vec![format!("upperdir={}", text(&bed.root))];
+    let mounts = [Mount { kind: "overlay".into(), source: "overlay".into(), target: String::new(), options }];
+    to(&Layer::new().dir("named").file("named/implied/f", "").tar(), &mounts).unwrap();
+    let marked = |path: &str| rustix::fs::getxattr(bed.at(path), XATTR_IMPLIED, &mut [0u8; 8][..]).is_ok();
+    assert!(marked("") && marked("named/implied") && !marked("named"));
+    // Named later after all.
+    to(&Layer::new().file("late/f", "").dir("late/").tar(), &mounts).unwrap();
+    assert!(!marked("late"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Changes become members of the archive.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,6 +20,7 @@ pub enum Change {
 
 /// A directory that was entered and whose member is written as soon as something in it has changed.
 struct Pending {
+    name: Vec<u8>,
     entry: Option<Entry>,
 }
 
@@ -81,7 +82,7 @@ impl Emitter {
         entry.kind = Kind::Directory;
         entry.name.push(b'/');
         entry.xattrs = attributes(parent, name, path)?;
-        self.directories.push(Pending { entry: Some(entry) });
+        self.directories.push(Pending { name: entry.name.clone(), entry: Some(entry) });
         if change == Change::Made { self.parents() } else { Ok(()) }
     }
 
@@ -138,10 +139,13 @@ impl Emitter {
             return Ok(());
         }
         self.whole(parent, name, path, stat, entry)?;
+        // Those on the way have been written with the file itself.
+        let mut written: HashSet<Vec<u8>> = self.directories.iter().map(|d| d.name.clone()).collect();
         for (above, mut entry) in also {
-            // Some may have been written meanwhile; twice does no harm.
             for directory in above {
-                self.out.header(&directory).map_err(write_failed)?;
+                if written.insert(directory.name.clone()) {
+                    self.out.header(&directory).map_err(write_failed)?;
+                }
             }
             entry.kind = Kind::HardLink;
             entry.link = path.to_vec();

@@ -169,6 +169,12 @@ impl Step {
     }
 }
 
+/// Without which names are one file: a copy-up by overlayfs parts them and changes nothing else that could be seen.
+fn seen_apart(root: &Path) -> BTreeMap<PathBuf, Seen> {
+    let each = seen(root).into_iter().map(|(name, seen)| (name.clone(), Seen { twin: name, ..seen }));
+    each.collect()
+}
+
 /// Makes times whole, as a layer has them.
 fn settle(root: &Path) {
     for (name, seen) in seen(root) {
@@ -244,7 +250,7 @@ proptest! {
         let shown = mount::temp(std::slice::from_ref(&first)).unwrap();
         change.iter().for_each(|s| s.run(shown.path()));
         settle(shown.path());
-        let want = seen(shown.path());
+        let want = seen_apart(shown.path());
         drop(shown);
         prop_assert!(upper_directory(&[bind(&lower)], std::slice::from_ref(&first)).is_some());
         let quick = made(&[bind(&lower)], std::slice::from_ref(&first), Packing::None);
@@ -260,7 +266,7 @@ proptest! {
             let second = overlay(&upper2, &work2, &lower);
             applied(&layer, std::slice::from_ref(&second));
             let shown = mount::temp(&[second]).unwrap();
-            prop_assert_eq!(&seen(shown.path()), &want);
+            prop_assert_eq!(&seen_apart(shown.path()), &want);
         }
     }
 }
