@@ -120,7 +120,15 @@ impl Inner {
         let limit = Some(self.limits().load);
         match task.shim.call::<v3::ConnectResponse>("Connect", &request, limit).await {
             Ok(answer) if answer.task_pid != 0 => task.set_pid(answer.task_pid),
-            Ok(_) => {}
+            // Shims that have no such task may say so by a process of number 0.
+            Ok(_) => {
+                let mut request = v3::StateRequest::new();
+                request.id = task.id().to_owned();
+                let state = task.shim.call::<v3::StateResponse>("State", &request, limit).await;
+                if state.is_err_and(|error| error.is(Class::NotFound)) {
+                    self.take_back(&task).await;
+                }
+            }
             Err(error) if error.is(Class::NotFound) => self.take_back(&task).await,
             // Gone meanwhile: that is looked into elsewhere. Hung: it may come back.
             Err(error) => {
@@ -159,6 +167,8 @@ impl Inner {
             return self.drop_bundle(&bundle).await;
         };
         if launched {
+            #[cfg(feature = "failpoints")]
+            fail::fail_point!("restore.bury");
             let exit = self.launcher.delete(&bundle, &binary).await;
             self.drop_bundle(&bundle).await;
             match exit {
