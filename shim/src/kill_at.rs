@@ -4,7 +4,10 @@
 pub fn arm() {
     if let Ok(step) = std::env::var("WINDLASS_KILL_AT") {
         let armed = fail::cfg_callback(step.as_str(), || {
-            // The result does not matter: nothing runs after it.
+            // Tells the test that the step was reached. The results do not matter: nothing runs after this.
+            if let Ok(mark) = std::env::var("WINDLASS_KILL_MARK") {
+                let _ = std::fs::write(mark, "");
+            }
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         });
         armed.expect("failpoints are built in, so arming one succeeds");

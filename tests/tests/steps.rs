@@ -101,7 +101,10 @@ fn rubbish(daemon: &Daemon) -> Vec<String> {
 
 /// Kills at one step. Answers whether the step was reached.
 fn kill_at(step: &str, image: &str) -> Result<bool, String> {
-    let mut daemon = Daemon::builder().failpoints().env("WINDLASS_KILL_AT", step).spawn();
+    let marks = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let mark = marks.path().join("reached");
+    let builder = Daemon::builder().failpoints().env("WINDLASS_KILL_AT", step);
+    let mut daemon = builder.env("WINDLASS_KILL_MARK", &mark.to_string_lossy()).spawn();
     // A step of the start itself kills before the daemon answers; everything else kills in the middle of a life.
     let finished = daemon.windlass(&["version", "--wait", "10s"]).code == 0 && life(&daemon, image).is_ok();
     // A client sees the end of its connection before the end of the process can be seen: a daemon that lives answers.
@@ -110,7 +113,9 @@ fn kill_at(step: &str, image: &str) -> Result<bool, String> {
         killed = daemon.ended();
     }
     let killed = killed.is_some_and(|status| status.signal() == Some(libc::SIGKILL));
-    let reached = killed || !finished;
+    if !finished && !mark.exists() {
+        return Err(format!("it fails without having been killed: {}", daemon.log()));
+    }
     daemon.set_env("WINDLASS_KILL_AT", None);
     if killed {
         daemon.reap();
@@ -123,7 +128,7 @@ fn kill_at(step: &str, image: &str) -> Result<bool, String> {
     life(&daemon, image).map_err(|e| format!("the retry fails: {e}"))?;
     clean(&daemon)?;
     daemon.eventually("nothing is left over", || rubbish(&daemon).is_empty());
-    Ok(reached)
+    Ok(mark.exists())
 }
 
 #[test]
