@@ -134,15 +134,19 @@ impl Task {
 
     /// Waits, no longer than `limit`, until the connection has ended.
     pub async fn wait_closed(&self, limit: Duration) {
-        self.wait_for(limit, || self.closed.load(Ordering::SeqCst)).await;
+        if !self.wait_for(limit, || self.closed.load(Ordering::SeqCst)).await {
+            tracing::debug!(id = self.id(), "the shim takes its time to end");
+        }
     }
 
     /// Waits, no longer than `limit`, until subscribers have been told of the deletion.
     pub async fn wait_deleted(&self, limit: Duration) {
-        self.wait_for(limit, || self.told().1).await;
+        if !self.wait_for(limit, || self.told().1).await {
+            tracing::debug!(id = self.id(), "the shim does not tell of the deletion");
+        }
     }
 
-    async fn wait_for(&self, limit: Duration, happened: impl Fn() -> bool) {
+    async fn wait_for(&self, limit: Duration, happened: impl Fn() -> bool) -> bool {
         let wait = async {
             loop {
                 let mut changed = std::pin::pin!(self.changed.notified());
@@ -153,7 +157,7 @@ impl Task {
                 changed.await;
             }
         };
-        let _ = tokio::time::timeout(limit, wait).await;
+        tokio::time::timeout(limit, wait).await.is_ok()
     }
 
     /// Forgets an exec, whose id may be used again.

@@ -141,6 +141,10 @@ impl Node {
     }
 
     pub async fn manager(&self) -> Manager {
+        self.try_manager().await.unwrap()
+    }
+
+    pub async fn try_manager(&self) -> Result<Manager> {
         let settings = Settings {
             grpc_address: self.path().join("grpc").to_string_lossy().into_owned(),
             ttrpc_address: self.path().join("ttrpc").to_string_lossy().into_owned(),
@@ -157,7 +161,7 @@ impl Node {
             state: self.path().join("state"),
             root: self.path().join("root"),
         };
-        Manager::start(place).await.unwrap()
+        Manager::start(place).await
     }
 
     pub fn bundle(&self, id: &str) -> PathBuf {

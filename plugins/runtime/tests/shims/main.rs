@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod broken;
+#[cfg(feature = "failpoints")]
+mod cut;
 mod fake;
 mod harness;
 mod life;
@@ -26,7 +28,10 @@ fn main() -> ExitCode {
     // `RUST_LOG=debug` shows what the manager and its shims say.
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     let filter = args.iter().find(|arg| !arg.starts_with('-')).cloned().unwrap_or_default();
-    let cases = [life::CASES, broken::CASES, restart::CASES, stock::CASES].concat();
+    #[allow(unused_mut)]
+    let mut cases = [life::CASES, broken::CASES, restart::CASES, stock::CASES].concat();
+    #[cfg(feature = "failpoints")]
+    cases.extend_from_slice(cut::CASES);
     let mut failed = Vec::new();
     for (name, case) in cases.iter().filter(|(name, _)| name.contains(&filter)) {
         let begun = std::time::Instant::now();
