@@ -160,7 +160,7 @@ pub(super) fn classic(
 ) -> io::Result<()> {
     let data = CString::new(data)?;
     let data = (!data.is_empty()).then_some(&*data);
-    Ok(rustix::mount::mount(source, &name_of(place), kind, MountFlags::from_bits_retain(flags), data)?)
+    Ok(rustix::mount::mount(source, name_of(place), kind, MountFlags::from_bits_retain(flags), data)?)
 }
 
 pub(super) fn change_propagation(place: &Place<'_>, options: &Options) -> io::Result<()> {
@@ -170,7 +170,7 @@ pub(super) fn change_propagation(place: &Place<'_>, options: &Options) -> io::Re
     let top = place.top()?;
     for flags in &options.propagation {
         let flags = MountPropagationFlags::from_bits_retain(*flags);
-        rustix::mount::mount_change(&name_of(top.fd()), flags)?;
+        rustix::mount::mount_change(name_of(top.fd()), flags)?;
     }
     Ok(())
 }

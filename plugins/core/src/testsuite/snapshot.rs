@@ -263,10 +263,10 @@ async fn lists_are_filtered(env: &Env<'_>) {
     let mut all = vec![active.clone(), base.clone(), view.clone()];
     all.sort();
     assert_eq!(names(&[]).await, all);
-    assert_eq!(names(&["kind==active".into()]).await, [active.clone()]);
+    assert_eq!(names(&["kind==active".into()]).await, std::slice::from_ref(&active));
     assert_eq!(names(&["kind==view".into(), "kind==committed".into()]).await, [base.clone(), view.clone()]);
-    assert_eq!(names(&[format!("parent=={base},kind==view")]).await, [view.clone()]);
-    assert_eq!(names(&[format!("name=={base}")]).await, [base.clone()]);
+    assert_eq!(names(&[format!("parent=={base},kind==view")]).await, std::slice::from_ref(&view));
+    assert_eq!(names(&[format!("name=={base}")]).await, std::slice::from_ref(&base));
     env.clean(&[active, view, base]).await;
 }
 

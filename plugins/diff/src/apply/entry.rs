@@ -213,7 +213,7 @@ impl Applier<'_> {
         self.attributes(&Handle::Named(parent.fd(), base), entry, path)?;
         let times = times(entry);
         let (seconds, nanos) = (stat.st_mtime as i64, stat.st_mtime_nsec as i64);
-        if (seconds, nanos) != (times.last_modification.tv_sec, times.last_modification.tv_nsec as i64) {
+        if (seconds, nanos) != (times.last_modification.tv_sec, times.last_modification.tv_nsec) {
             rustix::fs::utimensat(parent.fd(), base, &times, at)
                 .map_err(Error::file("set times of", path))?;
         }

@@ -121,7 +121,7 @@ impl Emitter {
         };
         let mut also = Vec::new();
         if stat.st_nlink > 1 {
-            let names = self.links.entry((stat.st_dev as u64, stat.st_ino as u64)).or_default();
+            let names = self.links.entry((stat.st_dev, stat.st_ino)).or_default();
             if let Some(first) = &names.written {
                 entry.kind = Kind::HardLink;
                 entry.link.clone_from(first);
@@ -195,7 +195,7 @@ impl Emitter {
 
     /// Times in whole seconds, as layers have them everywhere.
     fn entry(&self, path: &[u8], stat: &Stat) -> Entry {
-        let seconds = self.not_after.map_or(stat.st_mtime as i64, |last| last.min(stat.st_mtime as i64));
+        let seconds = self.not_after.map_or(stat.st_mtime, |last| last.min(stat.st_mtime));
         Entry {
             name: path.to_vec(),
             mode: stat.st_mode & 0o7777,

@@ -91,13 +91,13 @@ impl Pax {
             b"realsize" | b"size" => sparse.real_size = opt(value, decimal)?,
             b"numblocks" => sparse.blocks = opt(value, decimal)?,
             b"offset" => {
-                if sparse.map.len() % 2 != 0 {
+                if !sparse.map.len().is_multiple_of(2) {
                     return Err(Error::invalid("a sparse map has two offsets in a row"));
                 }
                 sparse.map.push(decimal(value)?);
             }
             b"numbytes" => {
-                if sparse.map.len() % 2 != 1 {
+                if sparse.map.len().is_multiple_of(2) {
                     return Err(Error::invalid("a sparse map has a length without an offset"));
                 }
                 sparse.map.push(decimal(value)?);

@@ -250,3 +250,135 @@ pub fn bounded(time: Time) -> Time {
     const LAST: i64 = i64::MAX / 1_000_000_000;
     if (0..LAST).contains(&time.seconds) { time } else { Time::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Extent;
+    use super::*;
+
+    /// A member as it is, whatever is in it.
+    fn raw(flag: u8, name: &str, size: usize, fields: &[(usize, &[u8])], data: &[u8]) -> Vec<u8> {
+        let mut block = [0u8; BLOCK];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+        block[156] = flag;
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        for (at, bytes) in fields {
+            block[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let mut member = [&block[..], data].concat();
+        member.resize(member.len().next_multiple_of(BLOCK), 0);
+        member
+    }
+
+    fn pax(records: &[(&str, &str)]) -> Vec<u8> {
+        let mut data = Vec::new();
+        for (key, value) in records {
+            let rest = key.len() + value.len() + 3;
+            let len = (rest + 1..).find(|len| *len == rest + len.to_string().len()).unwrap();
+            data.extend_from_slice(format!("{len} {key}={value}\n").as_bytes());
+        }
+        raw(b'x', "pax", data.len(), &[], &data)
+    }
+
+    fn read(archive: &[u8]) -> Result<(Entry, Vec<u8>)> {
+        let mut reader = Reader::new(archive);
+        let entry = reader.next()?.expect("a member");
+        let mut data = Vec::new();
+        while let Some(part) = reader.data()? {
+            data.extend_from_slice(part);
+            let len = part.len();
+            reader.consume(len);
+        }
+        assert!(reader.next()?.is_none());
+        Ok((entry, data))
+    }
+
+    #[test]
+    fn sparse_files_of_all_kinds_are_read() {
+        let want = vec![Extent { offset: 10, len: 5 }, Extent { offset: 100, len: 3 }];
+        let entries = b"00000000012\x0000000000005\x0000000000144\x0000000000003\0";
+        let fields: [(usize, &[u8]); 3] = [(386, entries), (483, b"00000000310\0"), (257, b"ustar  \0")];
+        let old = raw(b'S', "file", 8, &fields, b"helloyou");
+        let v01 =
+            [("GNU.sparse.numblocks", "2"), ("GNU.sparse.map", "10,5,100,3"), ("GNU.sparse.size", "200")];
+        let v00 = [
+            ("GNU.sparse.numblocks", "2"),
+            ("GNU.sparse.size", "200"),
+            ("GNU.sparse.offset", "10"),
+            ("GNU.sparse.numbytes", "5"),
+            ("GNU.sparse.offset", "100"),
+            ("GNU.sparse.numbytes", "3"),
+        ];
+        let v1 = [
+            ("GNU.sparse.major", "1"),
+            ("GNU.sparse.minor", "0"),
+            ("GNU.sparse.name", "file"),
+            ("GNU.sparse.realsize", "200"),
+        ];
+        let mut with_map = b"2\n10\n5\n100\n3\n".to_vec();
+        with_map.resize(BLOCK, 0);
+        with_map.extend_from_slice(b"helloyou");
+        for archive in [
+            old,
+            [pax(&v01), raw(b'0', "file", 8, &[], b"helloyou")].concat(),
+            [pax(&v00), raw(b'0', "file", 8, &[], b"helloyou")].concat(),
+            [pax(&v1), raw(b'0', "GNUSparseFile/file", with_map.len(), &[], &with_map)].concat(),
+        ] {
+            let (entry, data) = read(&archive).unwrap();
+            assert_eq!((entry.name.as_slice(), entry.size), (&b"file"[..], 200));
+            assert_eq!(entry.sparse.as_ref(), Some(&want));
+            assert_eq!(data, b"helloyou");
+        }
+        let lies = [pax(&v01), raw(b'0', "file", 9, &[], b"helloyou!")].concat();
+        assert!(read(&lies).is_err());
+    }
+
+    #[test]
+    fn long_names_of_gnu_are_read() {
+        let name = "long/".repeat(50);
+        let archive = [
+            raw(b'L', "././@LongLink", name.len() + 1, &[], format!("{name}\0").as_bytes()),
+            raw(b'K', "././@LongLink", name.len() + 1, &[], format!("{name}\0").as_bytes()),
+            raw(b'2', "short", 0, &[], b""),
+        ]
+        .concat();
+        let (entry, _) = read(&archive).unwrap();
+        assert_eq!((entry.name.as_slice(), entry.link.as_slice()), (name.as_bytes(), name.as_bytes()));
+    }
+
+    #[test]
+    fn sizes_say_the_same_to_everybody() {
+        // PAX has the last word on a file's size, and what has no data has none whatever its header says.
+        let archive = [pax(&[("size", "3")]), raw(b'0', "f", 700, &[], b"abc")].concat();
+        assert_eq!(read(&archive).unwrap().1, b"abc");
+        for flag in [b'1', b'2', b'3', b'5', b'6'] {
+            let archive = raw(flag, "f", 700, &[], b"");
+            assert!(read(&archive).unwrap().1.is_empty());
+        }
+        for (what, archive) in [
+            ("an endless header", raw(b'x', "pax", 2 << 20, &[], b"")),
+            ("an unknown kind", raw(b'Z', "f", 0, &[], b"")),
+            ("an id of all ones", [pax(&[("uid", "4294967295")]), raw(b'0', "f", 0, &[], b"")].concat()),
+            ("a name with a zero", [pax(&[("path", "a\0b")]), raw(b'0', "f", 0, &[], b"")].concat()),
+            ("a header after the end", [vec![0; BLOCK], raw(b'0', "f", 0, &[], b"")].concat()),
+        ] {
+            let mut reader = Reader::new(&archive[..]);
+            assert!(reader.next().is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_global_header_changes_nothing() {
+        let mut global = pax(&[("path", "elsewhere")]);
+        global[156] = b'g';
+        global[148..156].fill(b' ');
+        let sum: u32 = global[..BLOCK].iter().map(|b| u32::from(*b)).sum();
+        global[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let archive = [global, raw(b'0', "f", 0, &[], b"")].concat();
+        assert_eq!(read(&archive).unwrap().0.name, b"f");
+    }
+}
