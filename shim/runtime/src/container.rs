@@ -221,9 +221,7 @@ impl Container {
     pub fn exec(&mut self, options: ExecOptions<'_>) -> Result<Child> {
         match self.status()? {
             Status::Stopped => Err(Error::State("cannot exec in a stopped container".into())),
-            Status::Paused => Err(Error::State(
-                "cannot exec in a paused container (use --ignore-paused to override)".into(),
-            )),
+            Status::Paused => Err(Error::State("cannot exec in a paused container".into())),
             Status::Created | Status::Running => exec::exec(self, options),
         }
     }

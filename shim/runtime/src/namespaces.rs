@@ -140,10 +140,17 @@ pub unsafe fn clone_in_pid_namespace(
     let own = "/proc/self/ns/pid";
     let own = file::open(own, libc::O_RDONLY, 0).at("open namespace", own)?;
     process::setns(namespace, libc::CLONE_NEWPID).op("join pid namespace")?;
+    // The child is in sight of those inside from its first moment, so it must be born undumpable.
+    let dumpable = process::prctl(libc::PR_GET_DUMPABLE, 0, 0).unwrap_or(0);
+    let undumpable = process::prctl(libc::PR_SET_DUMPABLE, 0, 0).op("become undumpable");
     // SAFETY: the caller promises it.
-    let cloned = unsafe { process::clone3(flags, cgroup, false) }.op("clone3");
+    let cloned = undumpable.and_then(|_| unsafe { process::clone3(flags, cgroup, false) }.op("clone3"));
     if matches!(cloned, Ok(Clone::Child)) {
         return cloned;
+    }
+    if dumpable == 1 {
+        // It was so before; that it cannot be so again would harm nobody.
+        let _ = process::prctl(libc::PR_SET_DUMPABLE, 1, 0);
     }
     if let Err(error) = process::setns(&own, libc::CLONE_NEWPID).op("return to own pid namespace") {
         if let Ok(Clone::Parent { pidfd, .. }) = &cloned {

@@ -5,9 +5,9 @@
 //! - the first thing it does is to become undumpable, so that its `/proc/<pid>/exe`, `fd` and `mem` are closed to
 //!   everybody who lacks `CAP_SYS_PTRACE` in the host's user namespace, and to close every descriptor that it does not
 //!   need; `execve` then closes the rest (all are close-on-exec, and it is said once more just before);
-//! - it refuses to `execve` the caller's own executable, to which an image could point by a symlink to `/proc/self/exe`;
-//!   a script whose interpreter is that path would still start it, but finds the file busy for writing as long as the
-//!   shim of any container runs. A caller that wants to be safe after that, too, runs from a read-only mount;
+//! - it refuses to `execve` the caller's own executable, to which an image could point by a symlink to, or a script for
+//!   `/proc/self/exe`. Should a running container win the race between that look and `execve`, it finds the file busy
+//!   for writing as long as any shim runs; a caller that wants to be safe even after that runs from a read-only mount;
 //! - the working directory is checked to lie below the container's root;
 //! - files of `/proc` are opened through a handle of the host's own procfs that was taken before the container's file
 //!   system was entered, never by a name that the image could have covered.

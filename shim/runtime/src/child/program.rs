@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// As much of `/etc/passwd` as is looked through.
 const MAX_PASSWD: usize = 4 << 20;
+/// The kernel follows scripts whose interpreters are scripts this far.
+const MAX_INTERPRETERS: usize = 6;
 
 fn is_executable(path: &Path) -> std::io::Result<()> {
     let stat = file::fstatat(file::cwd(), path, 0)?;
@@ -83,14 +85,29 @@ fn home_of(uid: u32) -> Option<Vec<u8>> {
 /// A program that is our own executable would hand the container a way to it (`/proc/self/exe` of the new
 /// process); no image has a reason to.
 pub fn refuse_own_executable(proc: &impl std::os::fd::AsFd, program: &Path) -> Result<()> {
-    let (Ok(own), Ok(wanted)) = (file::fstatat(proc, "self/exe", 0), file::fstatat(file::cwd(), program, 0))
-    else {
-        return Ok(());
-    };
-    if (own.st_dev, own.st_ino) == (wanted.st_dev, wanted.st_ino) {
-        return Err(Error::Unsupported(format!("{} is the runtime itself", program.display())));
+    let Ok(own) = file::fstatat(proc, "self/exe", 0) else { return Ok(()) };
+    let mut path = program.to_path_buf();
+    for _ in 0..MAX_INTERPRETERS {
+        let Ok(wanted) = file::fstatat(file::cwd(), &path, 0) else { return Ok(()) };
+        if (own.st_dev, own.st_ino) == (wanted.st_dev, wanted.st_ino) {
+            return Err(Error::Unsupported(format!("{} is the runtime itself", program.display())));
+        }
+        match interpreter(&path) {
+            Some(next) => path = next,
+            None => return Ok(()),
+        }
     }
     Ok(())
+}
+
+/// What the first line of a script names.
+fn interpreter(path: &Path) -> Option<PathBuf> {
+    let fd = file::open(path, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY, 0).ok()?;
+    let mut buffer = [0u8; 256];
+    let n = file::read(&fd, &mut buffer).ok()?;
+    let line = buffer[..n].strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
+    let name = line.trim_ascii_start().split(|b| matches!(b, b' ' | b'\t' | 0)).next()?;
+    (!name.is_empty()).then(|| PathBuf::from(OsString::from_vec(name.to_vec())))
 }
 
 /// Becomes the program; returns only with the reason why not.

@@ -34,19 +34,22 @@ pub fn hide(root: &Root, paths: &[String]) -> Result<()> {
     for path in paths {
         let Some(target) = find(root, path)? else { continue };
         let stat = file::fstat(&target).at("stat", path)?;
-        let source = if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
-            match &mut empty {
-                Some(fd) => fd,
-                none => none.insert(empty_directory().at("make empty directory for", path)?),
-            }
-        } else {
-            match &mut null {
+        let mask = if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
+            let null = match &mut null {
                 Some(fd) => fd,
                 none => none.insert(device_null(root)?),
-            }
+            };
+            mount::clone_tree(null, "", false).at("clone for mask", path)?
+        } else if let Some(first) = &empty {
+            // Before Linux 6.15 only an attached mount can be cloned: the first mask serves.
+            mount::clone_tree(first, "", false).at("clone for mask", path)?
+        } else {
+            let first = empty_directory().at("make empty directory for", path)?;
+            mount::attach(&first, target).at("mask", path)?;
+            empty = Some(first);
+            continue;
         };
-        let tree = mount::clone_tree(source, "", false).at("clone for mask", path)?;
-        mount::attach(tree, target).at("mask", path)?;
+        mount::attach(mask, target).at("mask", path)?;
     }
     Ok(())
 }

@@ -305,6 +305,13 @@ impl Drop for Running {
     }
 }
 
+/// At least this version.
+pub fn kernel_is(major: u32, minor: u32) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = release.split(['.', '-']).filter_map(|p| p.parse::<u32>().ok());
+    (parts.next(), parts.next()) >= (Some(major), Some(minor))
+}
+
 /// The mount table of this process, which no test may change.
 pub fn mounts() -> String {
     fs::read_to_string("/proc/self/mountinfo").unwrap()

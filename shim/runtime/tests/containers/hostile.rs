@@ -123,6 +123,12 @@ fn own_executable_is_refused() {
     process["args"] = json!(["innocent"]);
     let error = running.exec_child(&process, windlass_oci_runtime::Stdio::Null).err().unwrap().report();
     assert!(error.contains("the runtime itself"), "{error}");
+    let script = running.bundle.rootfs().join("bin/script");
+    fs::write(&script, "#! /proc/self/exe arg\n").unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    process["args"] = json!(["script"]);
+    let error = running.exec_child(&process, windlass_oci_runtime::Stdio::Null).err().unwrap().report();
+    assert!(error.contains("the runtime itself"), "{error}");
 }
 
 fn rootfs_as_symlink() {
