@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Linux {
     #[serde(default, deserialize_with = "null")]
     pub uid_mappings: Vec<IdMapping>,
@@ -53,7 +53,6 @@ pub enum NamespaceKind {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Namespace {
     #[serde(rename = "type")]
     pub kind: NamespaceKind,
@@ -63,7 +62,6 @@ pub struct Namespace {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct IdMapping {
     #[serde(rename = "containerID")]
     pub container_id: u32,
@@ -73,7 +71,6 @@ pub struct IdMapping {
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TimeOffset {
     #[serde(default)]
     pub secs: i64,
@@ -82,7 +79,7 @@ pub struct TimeOffset {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Device {
     pub path: String,
     #[serde(rename = "type")]
@@ -97,14 +94,12 @@ pub struct Device {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NetDevice {
     #[serde(default, deserialize_with = "null")]
     pub name: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Personality {
     pub domain: String,
     #[serde(default, deserialize_with = "null")]
@@ -112,7 +107,6 @@ pub struct Personality {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct MemoryPolicy {
     pub mode: String,
     #[serde(default, deserialize_with = "null")]
@@ -122,7 +116,7 @@ pub struct MemoryPolicy {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Seccomp {
     pub default_action: String,
     pub default_errno_ret: Option<u32>,
@@ -139,7 +133,7 @@ pub struct Seccomp {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct SyscallRule {
     #[serde(deserialize_with = "null")]
     pub names: Vec<String>,
@@ -150,7 +144,7 @@ pub struct SyscallRule {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct SyscallArg {
     pub index: u32,
     pub value: u64,

@@ -22,7 +22,7 @@ fn null<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Resul
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Spec {
     #[serde(default)]
     pub oci_version: String,
@@ -58,7 +58,6 @@ pub struct Spec {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Root {
     pub path: String,
     #[serde(default)]
@@ -66,7 +65,7 @@ pub struct Root {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Mount {
     pub destination: String,
     #[serde(default, rename = "type", deserialize_with = "null")]
@@ -82,7 +81,7 @@ pub struct Mount {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Process {
     #[serde(default)]
     pub terminal: bool,
@@ -115,14 +114,13 @@ pub struct Process {
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ConsoleSize {
     pub height: u16,
     pub width: u16,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct User {
     #[serde(default)]
     pub uid: u32,
@@ -138,7 +136,6 @@ pub struct User {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Capabilities {
     #[serde(default, deserialize_with = "null")]
     pub bounding: Vec<String>,
@@ -153,7 +150,6 @@ pub struct Capabilities {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Rlimit {
     #[serde(rename = "type")]
     pub name: String,
@@ -162,7 +158,6 @@ pub struct Rlimit {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Scheduler {
     pub policy: String,
     #[serde(default)]
@@ -180,7 +175,6 @@ pub struct Scheduler {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct IoPriority {
     pub class: String,
     #[serde(default)]
@@ -188,7 +182,6 @@ pub struct IoPriority {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CpuAffinity {
     #[serde(default, deserialize_with = "null")]
     pub initial: String,
@@ -197,7 +190,7 @@ pub struct CpuAffinity {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Hooks {
     #[serde(default, deserialize_with = "null")]
     pub prestart: Vec<Hook>,
@@ -214,7 +207,6 @@ pub struct Hooks {
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Hook {
     pub path: String,
     #[serde(default, deserialize_with = "null")]

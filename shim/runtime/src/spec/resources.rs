@@ -5,7 +5,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Resources {
     #[serde(default, deserialize_with = "null")]
     pub devices: Vec<DeviceRule>,
@@ -24,7 +24,6 @@ pub struct Resources {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DeviceRule {
     #[serde(default)]
     pub allow: bool,
@@ -39,7 +38,7 @@ pub struct DeviceRule {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Memory {
     pub limit: Option<i64>,
     pub reservation: Option<i64>,
@@ -59,7 +58,7 @@ pub struct Memory {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Cpu {
     pub shares: Option<u64>,
     pub quota: Option<i64>,
@@ -75,13 +74,12 @@ pub struct Cpu {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PidsLimit {
     pub limit: Option<i64>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct BlockIo {
     pub weight: Option<u16>,
     pub leaf_weight: Option<u16>,
@@ -98,7 +96,7 @@ pub struct BlockIo {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct WeightDevice {
     pub major: i64,
     pub minor: i64,
@@ -107,7 +105,6 @@ pub struct WeightDevice {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ThrottleDevice {
     pub major: i64,
     pub minor: i64,
@@ -115,7 +112,7 @@ pub struct ThrottleDevice {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct HugepageLimit {
     #[serde(rename = "pageSize")]
     pub page_size: String,
@@ -123,7 +120,6 @@ pub struct HugepageLimit {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NetworkClass {
     #[serde(rename = "classID")]
     pub class_id: Option<u32>,
@@ -132,14 +128,13 @@ pub struct NetworkClass {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct InterfacePriority {
     pub name: String,
     pub priority: u32,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct RdmaLimit {
     pub hca_handles: Option<u32>,
     pub hca_objects: Option<u32>,
