@@ -1,3 +1,5 @@
+//! Filters are interpreted and their decisions compared.
+
 use super::*;
 use crate::spec::Seccomp;
 
