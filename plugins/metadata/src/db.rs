@@ -80,6 +80,8 @@ pub(crate) struct Barrier(Mutex<Option<HashSet<Vec<u8>>>>);
 pub(crate) struct Garbage {
     pub(crate) content: bool,
     pub(crate) snapshotters: BTreeSet<String>,
+    /// Nothing has been collected since the start.
+    pub(crate) first: bool,
 }
 
 /// What a transaction does besides its writes, once it is committed.
@@ -112,6 +114,7 @@ impl Database {
             garbage: Mutex::new(Garbage {
                 content: true,
                 snapshotters: options.snapshotters.keys().cloned().collect(),
+                first: true,
             }),
             snapshotters: options.snapshotters,
             events: options.events,

@@ -227,3 +227,28 @@ async fn a_raw_snapshot_without_record_is_swept_after_a_restart() {
     f.collect().await;
     assert_eq!(f.snapshots.names(), [base]);
 }
+
+#[tokio::test]
+async fn records_whose_data_is_gone_are_removed_after_a_restart() {
+    let f = Fixture::new();
+    let cx = &Context::new("n");
+    let root = || labels(&[("containerd.io/gc.root", "1")]);
+    f.layer(cx, "base", "", root()).await;
+    f.layer(cx, "lost", "base", root()).await;
+    f.layer(cx, "top", "lost", root()).await;
+    let kept = f.blob(cx, "kept", root()).await;
+    let gone = f.blob(cx, "gone", root()).await;
+    f.collect().await;
+    f.content.lose(&gone);
+    f.snapshots.lose("/lost");
+    f.snapshots.lose("/top");
+    f.collect().await;
+    f.db.content().info(cx, &gone).await.unwrap();
+    let f = f.restarted();
+    f.collect().await;
+    assert_eq!(class(f.db.content().info(cx, &gone).await), Some(Class::NotFound));
+    f.db.content().info(cx, &kept).await.unwrap();
+    f.layer(cx, "lost", "base", root()).await;
+    f.layer(cx, "top", "lost", root()).await;
+    assert_eq!(f.snapshots.names().len(), 3);
+}

@@ -1,7 +1,7 @@
 //! sled 0.34: a log-structured tree. What it needs beyond its own calls:
 //!
 //! - `flush` only starts the write-back on Linux (`sync_file_range`), so each commit also syncs the database file.
-//! - Large pages go to files of their own under `blobs/`, which sled never syncs. Values are therefore cut into chunks
+//! - Large pages go to files of their own under `blobs/`, which sled never syncs. Larger values are therefore cut into chunks
 //!   small enough for every page to stay in the log; should a file appear there all the same (very long keys), the
 //!   commit syncs it.
 //! - A crash while it writes its recovery snapshot leaves `snap.*.generating`, which `open` takes for a damaged
@@ -24,7 +24,9 @@ use crate::engine::Engine;
 use crate::transaction::Changes;
 
 /// Stored values are at most so long; a leaf has at most 17 of them and must stay under a quarter of a segment.
-const CHUNK: usize = 4 << 10;
+const CHUNK: usize = 14 << 10;
+/// Bytes of a segment of the log, and of the buffers that it is written from.
+const SEGMENT: usize = 1 << 20;
 /// Key spaces: values, and the chunks of those that are cut.
 const VALUES: u8 = b'v';
 const CHUNKS: u8 = b'c';
@@ -166,6 +168,7 @@ impl Engine for Sled {
         let open = || {
             Config::new()
                 .path(dir)
+                .segment_size(SEGMENT)
                 .cache_capacity(cache as u64)
                 .mode(Mode::LowSpace)
                 .flush_every_ms(None)

@@ -8,8 +8,11 @@
 //!
 //! Garbage goes in batches, what refers before what is referred to, so that whatever remains between two batches, or
 //! after a crash, is whole.
+//!
+//! The first collection after a start looks the other way too, for records whose data is gone: see [`lost`].
 
 mod labels;
+mod lost;
 mod mark;
 mod sweep;
 

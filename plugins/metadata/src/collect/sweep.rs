@@ -11,6 +11,7 @@ use windlass_core::metastore::Read;
 use windlass_core::snapshot;
 use windlass_core::{Class, Context, Digest, Error, Filters, Result};
 
+use super::lost;
 use crate::content::{blob_key, blob_lock};
 use crate::db::{Db, keys_of};
 use crate::keys::{self, object};
@@ -22,14 +23,14 @@ pub(super) async fn backends(db: &Arc<Db>) {
     let due = std::mem::take(&mut *db.garbage());
     let snapshotters = due.snapshotters.iter().filter_map(|id| Some((id, db.snapshotters.get(id)?)));
     let snapshots = join_all(snapshotters.map(|(id, backend)| async move {
-        if let Err(error) = limited(db, snapshots(db, id, backend)).await {
+        if let Err(error) = limited(db, snapshots(db, id, backend, due.first)).await {
             tracing::warn!(snapshotter = %id, error = %error.chain(), "snapshot sweep failed");
             db.garbage().snapshotters.insert(id.clone());
         }
     }));
     let blobs = async {
         if due.content
-            && let Err(error) = limited(db, content(db)).await
+            && let Err(error) = limited(db, content(db, due.first)).await
         {
             tracing::warn!(error = %error.chain(), "content sweep failed");
             db.garbage().content = true;
@@ -50,7 +51,7 @@ fn context() -> Context {
     Context::new("default")
 }
 
-fn namespaces(tx: &dyn Read) -> Result<Vec<String>> {
+pub(super) fn namespaces(tx: &dyn Read) -> Result<Vec<String>> {
     Ok(keys_of(tx, &keys::namespaces())?.iter().map(|key| keys::name(key)).collect())
 }
 
@@ -71,7 +72,7 @@ fn recorded(db: &Db, id: &str) -> Result<HashSet<String>> {
     Ok(names)
 }
 
-async fn snapshots(db: &Arc<Db>, id: &str, backend: &snapshot::Shared) -> Result<()> {
+async fn snapshots(db: &Arc<Db>, id: &str, backend: &snapshot::Shared, first: bool) -> Result<()> {
     let cx = context();
     let adopted = db.adopted.load(Ordering::SeqCst);
     let mut present = HashMap::new();
@@ -83,8 +84,12 @@ async fn snapshots(db: &Arc<Db>, id: &str, backend: &snapshot::Shared) -> Result
     drop(list);
     let recorded = recorded(db, id)?;
     let cut_off = cut_off_commits(&recorded, &present);
+    let is_cut_off = |name: &str| backend_parts(name).is_some_and(|(ns, n, _)| cut_off.contains(&(ns, n)));
+    if first {
+        lost::snapshots(db, &cx, id, backend, &present, is_cut_off).await?;
+    }
     for name in children_first(&present) {
-        if recorded.contains(name) || backend_parts(name).is_some_and(|(ns, n, _)| cut_off.contains(&(ns, n))) {
+        if recorded.contains(name) || is_cut_off(name) {
             continue;
         }
         let Some(_lock) = db.locks.try_lock(backend_lock(id, name)) else {
@@ -118,10 +123,12 @@ async fn snapshots(db: &Arc<Db>, id: &str, backend: &snapshot::Shared) -> Result
 /// off, and what the backend has under their number is what the repeated commit will look for.
 fn cut_off_commits<'a>(
     recorded: &'a HashSet<String>,
-    present: &HashMap<String, String>,
+    present: &'a HashMap<String, String>,
 ) -> HashSet<(&'a str, &'a str)> {
+    let number = |name: &'a String| backend_parts(name).map(|(namespace, number, _)| (namespace, number));
+    let there: HashSet<_> = present.keys().filter_map(number).collect();
     let gone = recorded.iter().filter(|name| !present.contains_key(*name));
-    gone.filter_map(|name| backend_parts(name)).map(|(namespace, number, _)| (namespace, number)).collect()
+    gone.filter_map(number).filter(|number| there.contains(number)).collect()
 }
 
 /// Whether a record has been made for a raw name of our making since.
@@ -179,8 +186,11 @@ fn in_use(tx: &dyn Read, digest: &Digest) -> Result<bool> {
     Ok(ingests(tx)?.1.contains(digest.as_str()))
 }
 
-async fn content(db: &Arc<Db>) -> Result<()> {
+async fn content(db: &Arc<Db>, first: bool) -> Result<()> {
     let cx = context();
+    if first {
+        lost::blobs(db, &cx).await?;
+    }
     let mut unnamed = Vec::new();
     let mut list = db.content.list(&cx, &Filters::all());
     while let Some(info) = list.next().await {

@@ -56,6 +56,10 @@ impl FakeSnapshotter {
         };
         self.state().infos.insert(name.into(), info);
     }
+    /// Forgets the snapshots whose name ends so.
+    pub fn lose(&self, end: &str) {
+        self.state().infos.retain(|name, _| !name.ends_with(end));
+    }
     /// What a commit does, without the record that follows it.
     pub fn commit_alone(&self, name: &str, key: &str) {
         let mut state = self.state();

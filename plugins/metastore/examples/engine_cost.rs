@@ -1,4 +1,4 @@
-//! What an engine costs: `figures sled|redb <directory>` prints resident memory, threads and commit times.
+//! What an engine costs: `engine_cost sled|redb <directory>` prints resident memory, threads and commit times.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What records cost: `figures sled|redb <directory>` prints the times of creating and listing, and of a collection.
+//! What records cost: `record_cost sled|redb <directory> [cache in MB]` prints the times of creating and listing, and of a collection.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +33,12 @@ fn anonymous() -> String {
     status.lines().find(|line| line.starts_with("RssAnon")).unwrap_or("?").to_owned()
 }
 
+/// Of this thread.
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(stat.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
@@ -49,7 +55,8 @@ async fn main() {
     for directory in ["meta", "content"] {
         std::fs::create_dir_all(root.join(directory)).expect("make a directory");
     }
-    let options = windlass_metastore::Options { engine, ..Default::default() };
+    let cache = arguments.next().and_then(|mb| mb.parse().ok()).unwrap_or(8) << 20;
+    let options = windlass_metastore::Options { engine, cache };
     let db = Database::open(Options {
         store: windlass_metastore::open(&root.join("meta"), options).expect("open"),
         content: Arc::new(windlass_content::Store::open(&root.join("content")).expect("open")),
@@ -69,13 +76,14 @@ async fn main() {
     }
     println!("create a container: {:?}", median(times));
     println!("with 1,000 containers: {}", anonymous());
-    let mut times = Vec::new();
-    for _ in 0..21 {
-        let began = Instant::now();
+    let (mut times, mut spent) = (Vec::new(), Vec::new());
+    for _ in 0..101 {
+        let (began, on_cpu) = (Instant::now(), processor_time());
         assert_eq!(db.containers().list(&cx, &all).await.expect("list").len(), 1000);
         times.push(began.elapsed());
+        spent.push(processor_time() - on_cpu);
     }
-    println!("list 1,000 containers: {:?}", median(times));
+    println!("list 1,000 containers: {:?}, on the processor {:?}", median(times), median(spent));
     let began = Instant::now();
     for _ in 0..1000 {
         db.containers().get(&cx, "container-0500").await.expect("get");
