@@ -12,6 +12,7 @@ use windlass_core::task::CreateOptions;
 
 use crate::bootstrap::{self, Endpoint};
 use crate::bundle::Bundle;
+use crate::end::is_dead;
 use crate::error::Result;
 use crate::shim::Shim;
 use crate::task::Task;
@@ -40,14 +41,19 @@ impl Inner {
         }
         let bundle = Bundle::new(&self.state, &self.root, &namespace, &id);
         let shared = self.sandbox_endpoint(&namespace, &options).await?;
-        // Of a bundle that is there but not ours nothing is removed.
-        let (binary, launched) = match self.prepare(&bundle, &options, shared).await {
-            Ok(prepared) => prepared,
-            Err(error) => return Err(error.context("failed to start shim")),
-        };
-        let task = match self.attach(bundle, binary, launched).await {
-            Ok(task) => task,
-            Err(error) => return Err(error.context("failed to start shim")),
+        // A group's shim may end while it is answered with: then there is another to be started.
+        let mut again = shared.is_none();
+        let task = loop {
+            let begun = async {
+                // Of a bundle that is there but not ours nothing is removed.
+                let (binary, launched) = self.prepare(&bundle, &options, shared.clone()).await?;
+                self.attach(bundle.clone(), binary, launched).await
+            };
+            match begun.await {
+                Ok(task) => break task,
+                Err(error) if again && is_dead(&error) => again = false,
+                Err(error) => return Err(error.context("failed to start shim")),
+            }
         };
         let created = async {
             features::check(&self.launcher, &options).await?;

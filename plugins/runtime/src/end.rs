@@ -24,7 +24,7 @@ use crate::tasks::Inner;
 /// How long an event of a deletion may take behind the answer to it.
 const EVENT_GRACE: Duration = Duration::from_millis(200);
 /// How long a shim may take to end after it agreed to.
-const END_GRACE: Duration = Duration::from_millis(200);
+const END_GRACE: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// Deletes a task that has ended: in the shim, then the shim, then the bundle.
@@ -86,8 +86,8 @@ impl Inner {
         request.id = task.id().to_owned();
         let answer = task.shim.call::<Empty>("Shutdown", &request, Some(self.limits().shutdown)).await;
         match answer {
-            // Until it has gone it answers at its socket, and may remove that of the next shim by this name.
-            Ok(_) if alone => task.wait_closed(END_GRACE).await,
+            // Until it has gone it may remove the socket of the next shim by this name.
+            Ok(_) if alone => task.wait_ended(END_GRACE).await,
             Err(error) if !error.is_closed() => {
                 tracing::warn!(id = task.id(), error = %error.chain(), "the shim does not shut down");
                 if alone {

@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// Longest line that is passed on.
 const MAX_LINE: usize = 4096;
@@ -17,15 +18,26 @@ const WINDOW: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Keeps a log read; once it is dropped the log is read to its end, which is the shim's.
-pub struct Follower(#[expect(dead_code, reason = "its drop is the message")] oneshot::Sender<()>);
+pub struct Follower {
+    stop: oneshot::Sender<()>,
+    reading: JoinHandle<()>,
+}
+
+impl Follower {
+    /// Waits until the shim has closed its log: nothing closes it before the process ends. At once where the shim never
+    /// opened it.
+    pub async fn ended(self) {
+        drop(self.stop);
+        let _ = self.reading.await;
+    }
+}
 
 /// Reads a log on the runtime.
 pub fn follow(fifo: OwnedFd, namespace: String, id: String) -> std::io::Result<Follower> {
     let pipe = pipe::Receiver::from_owned_fd(fifo)?;
     let (tx, rx) = oneshot::channel();
     let log = Log { lines: Lines::default(), budget: Budget::new(), namespace, id };
-    tokio::spawn(log.read(pipe, rx));
-    Ok(Follower(tx))
+    Ok(Follower { stop: tx, reading: tokio::spawn(log.read(pipe, rx)) })
 }
 
 struct Log {

@@ -132,9 +132,16 @@ impl Task {
         self.changed.notify_waiters();
     }
 
-    /// Waits, no longer than `limit`, until the connection has ended.
-    pub async fn wait_closed(&self, limit: Duration) {
-        if !self.wait_for(limit, || self.closed.load(Ordering::SeqCst)).await {
+    /// Waits, no longer than `limit`, until the shim's process has ended.
+    pub async fn wait_ended(&self, limit: Duration) {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let log = async {
+            if let Some(log) = log {
+                let _ = tokio::time::timeout(limit, log.ended()).await;
+            }
+        };
+        let (closed, ()) = tokio::join!(self.wait_for(limit, || self.closed.load(Ordering::SeqCst)), log);
+        if !closed {
             tracing::debug!(id = self.id(), "the shim takes its time to end");
         }
     }
