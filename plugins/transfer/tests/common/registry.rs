@@ -69,7 +69,11 @@ struct State {
 pub enum Auth {
     Basic(String),
     /// Bearer tokens from this registry's own `/token`, for the user and password or refresh token.
-    Token { user: String, secret: String, post: bool },
+    Token {
+        user: String,
+        secret: String,
+        post: bool,
+    },
 }
 
 #[derive(Clone)]
@@ -199,7 +203,10 @@ impl Registry {
         let path = parts.uri.path().to_owned();
         let fault = {
             let mut state = self.state.lock().unwrap();
-            let found = state.faults.iter_mut().find(|(part, faults)| path.contains(part.as_str()) && !faults.is_empty());
+            let found = state
+                .faults
+                .iter_mut()
+                .find(|(part, faults)| path.contains(part.as_str()) && !faults.is_empty());
             found.and_then(|(_, faults)| faults.pop_front())
         };
         let mut data = Vec::new();
@@ -274,7 +281,10 @@ impl Registry {
             Auth::Basic(want) => (got == want, "Basic realm=\"test\"".to_owned()),
             Auth::Token { .. } => (
                 got.starts_with("Bearer token-"),
-                format!("Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:x:pull\"", self.addr),
+                format!(
+                    "Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:x:pull\"",
+                    self.addr
+                ),
             ),
         };
         (!ok).then(|| {
@@ -335,7 +345,11 @@ impl Registry {
             let kind = seen.headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
             let blob = (digest.clone(), Bytes::from(data));
             self.add_document(repository, name, &kind, &blob);
-            return Response::builder().status(201).header("docker-content-digest", digest.as_str()).body(full(Bytes::new())).unwrap();
+            return Response::builder()
+                .status(201)
+                .header("docker-content-digest", digest.as_str())
+                .body(full(Bytes::new()))
+                .unwrap();
         }
         match self.manifest(repository, name) {
             Some((kind, data)) => {
@@ -360,9 +374,15 @@ impl Registry {
                 {
                     return status(201);
                 }
-                let id = format!("u{}", state.uploads.len());
+                // Never an id again, also where an upload has ended meanwhile.
+                static IDS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+                let id = format!("u{}", IDS.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
                 state.uploads.insert(location(&id), Vec::new());
-                Response::builder().status(202).header(header::LOCATION, location(&id)).body(full(Bytes::new())).unwrap()
+                Response::builder()
+                    .status(202)
+                    .header(header::LOCATION, location(&id))
+                    .body(full(Bytes::new()))
+                    .unwrap()
             }
             Method::GET => {
                 let Some(present) = state.uploads.get(&seen.path) else { return status(404) };
@@ -376,7 +396,11 @@ impl Registry {
             Method::PATCH => {
                 let Some(present) = state.uploads.get_mut(&seen.path) else { return status(404) };
                 present.extend_from_slice(&data);
-                Response::builder().status(202).header(header::LOCATION, location(upload)).body(full(Bytes::new())).unwrap()
+                Response::builder()
+                    .status(202)
+                    .header(header::LOCATION, location(upload))
+                    .body(full(Bytes::new()))
+                    .unwrap()
             }
             _ => {
                 let Some(mut all) = state.uploads.remove(&seen.path) else { return status(404) };
