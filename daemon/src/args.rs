@@ -89,7 +89,20 @@ mod tests {
     fn flags_are_containerds() {
         use clap::CommandFactory;
         Args::command().debug_assert();
-        let args = Args::try_parse_from(["windlassd", "-c", "/c", "-a", "/s", "--root", "/r", "--state", "/t", "-l", "debug"]).unwrap();
+        let args = Args::try_parse_from([
+            "windlassd",
+            "-c",
+            "/c",
+            "-a",
+            "/s",
+            "--root",
+            "/r",
+            "--state",
+            "/t",
+            "-l",
+            "debug",
+        ])
+        .unwrap();
         assert_eq!(args.flags.config, Some("/c".into()));
         assert_eq!(args.flags.log_level.as_deref(), Some("debug"));
         assert!(args.command.is_none());

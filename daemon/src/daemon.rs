@@ -30,7 +30,8 @@ pub fn run(settings: Settings, registrations: Vec<&'static Registration>) -> Res
     dirs::prepare(&settings)?;
     let _lock = dirs::lock(&settings)?;
     process::settle(&settings);
-    let workers = std::thread::available_parallelism().map_or(WORKERS.0, |n| n.get().clamp(WORKERS.0, WORKERS.1));
+    let workers =
+        std::thread::available_parallelism().map_or(WORKERS.0, |n| n.get().clamp(WORKERS.0, WORKERS.1));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(MAX_BLOCKING)
@@ -91,7 +92,8 @@ async fn serve(settings: Settings, registrations: Vec<&'static Registration>, be
             return Ok(());
         }
     };
-    let metrics = (!settings.metrics.is_empty() || !settings.debug.is_empty()).then(|| Metrics::new(settings.histogram));
+    let metrics = (!settings.metrics.is_empty() || !settings.debug.is_empty())
+        .then(|| Metrics::new(settings.histogram));
     let server = grpc::Server::new(routes(&graph), metrics.clone());
     let admission = |endpoint: &Endpoint| match socket::shared(endpoint) {
         true => Admission::ByMode,

@@ -45,8 +45,12 @@ fn make(dir: &Path, mode: u32) -> Result<()> {
     if present & !mode & 0o777 != 0 || present & 0o700 != 0o700 {
         let permissions = std::fs::Permissions::from_mode(mode);
         match std::fs::set_permissions(dir, permissions) {
-            Ok(()) => tracing::debug!(path = %dir.display(), mode = format!("{mode:o}"), "directory mode set"),
-            Err(error) => tracing::warn!(path = %dir.display(), mode = format!("{present:o}"), %error, "directory is too open"),
+            Ok(()) => {
+                tracing::debug!(path = %dir.display(), mode = format!("{mode:o}"), "directory mode set")
+            }
+            Err(error) => {
+                tracing::warn!(path = %dir.display(), mode = format!("{present:o}"), %error, "directory is too open")
+            }
         }
     }
     Ok(())
@@ -61,8 +65,14 @@ fn take(what: &str, dir: &Path) -> Result<File> {
     let path: PathBuf = dir.join(LOCK);
     let doing = || format!("lock {}", path.display());
     let mut options = File::options();
-    let mut file =
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).with_context(doing)?;
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(doing)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -70,8 +80,15 @@ fn take(what: &str, dir: &Path) -> Result<File> {
             // Who it is only makes the message better.
             let _ = (&file).take(32).read_to_string(&mut holder);
             let holder = holder.trim();
-            let who = if holder.is_empty() { "another daemon".to_owned() } else { format!("the daemon with process id {holder}") };
-            bail!("{what} directory {} is in use by {who}; stop it, or give this one its own --{what}", dir.display());
+            let who = if holder.is_empty() {
+                "another daemon".to_owned()
+            } else {
+                format!("the daemon with process id {holder}")
+            };
+            bail!(
+                "{what} directory {} is in use by {who}; stop it, or give this one its own --{what}",
+                dir.display()
+            );
         }
         Err(errno) => return Err(std::io::Error::from(errno)).with_context(doing),
     }
@@ -107,7 +124,10 @@ mod tests {
         prepare(&settings).unwrap();
         let held = lock(&settings).unwrap();
         let said = lock(&settings).err().unwrap().to_string();
-        assert!(said.contains(&format!("process id {}", std::process::id())) && said.contains("--root"), "{said}");
+        assert!(
+            said.contains(&format!("process id {}", std::process::id())) && said.contains("--root"),
+            "{said}"
+        );
         drop(held);
         lock(&settings).unwrap();
     }

@@ -180,6 +180,9 @@ mod tests {
 
     #[test]
     fn long_lines_are_cut() {
-        assert!(text(&Level::INFO, SystemTime::UNIX_EPOCH, &[("message", "ä".repeat(MAX_LINE))]).len() < MAX_LINE + 8);
+        assert!(
+            text(&Level::INFO, SystemTime::UNIX_EPOCH, &[("message", "ä".repeat(MAX_LINE))]).len()
+                < MAX_LINE + 8
+        );
     }
 }

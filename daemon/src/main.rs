@@ -83,7 +83,10 @@ fn configuration(command: args::Config, flags: &Flags) -> Result<()> {
                 println!("warning: {warning}");
             }
             let ignored = config.warnings.len();
-            println!("the configuration can be used{}", if ignored > 0 { ", without what is warned of" } else { "" });
+            println!(
+                "the configuration can be used{}",
+                if ignored > 0 { ", without what is warned of" } else { "" }
+            );
             return Ok(());
         }
     };

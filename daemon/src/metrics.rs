@@ -48,7 +48,8 @@ impl Metrics {
         registry.register("grpc_server_started", "RPCs begun", started.clone());
         registry.register("grpc_server_handled", "RPCs ended, by code", handled.clone());
         let seconds = histogram.then(|| {
-            let buckets = || Histogram::new([0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
+            let buckets =
+                || Histogram::new([0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
             let family = Family::<Method, Histogram>::new_with_constructor(buckets);
             registry.register("grpc_server_handling_seconds", "Time that RPCs took", family.clone());
             family
@@ -74,7 +75,8 @@ impl Metrics {
     }
 
     pub fn handled(&self, service: &str, method: &str, code: tonic::Code, elapsed: Duration) {
-        let labels = Handled { grpc_service: service.into(), grpc_method: method.into(), grpc_code: code_name(code) };
+        let labels =
+            Handled { grpc_service: service.into(), grpc_method: method.into(), grpc_code: code_name(code) };
         self.handled.get_or_create(&labels).inc();
         if let Some(seconds) = &self.seconds {
             seconds.get_or_create(&Self::method(service, method)).observe(elapsed.as_secs_f64());

@@ -38,7 +38,9 @@ pub fn forget_code() {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for line in maps.lines() {
         let mut fields = line.split_whitespace();
-        let (Some(range), Some(mode), Some(offset)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let (Some(range), Some(mode), Some(offset)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
         let of_a_file = fields.nth(2).is_some_and(|path| path.starts_with('/'));
         let bounds = range.split_once('-').and_then(|(from, to)| {
             Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
@@ -99,9 +101,14 @@ fn join_cgroup(top: &Path, group: &str) -> Result<()> {
     } else {
         let entries = std::fs::read_dir(top).context("list the cgroup hierarchies")?;
         // `cpu` and others may be links to `cpu,cpuacct`: the same group twice.
-        entries.flatten().map(|e| e.path()).filter(|p| !p.is_symlink() && p.join("cgroup.procs").exists()).collect()
+        entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| !p.is_symlink() && p.join("cgroup.procs").exists())
+            .collect()
     };
-    let results: Vec<_> = hierarchies.iter().map(|hierarchy| join(hierarchy, &hierarchy.join(group))).collect();
+    let results: Vec<_> =
+        hierarchies.iter().map(|hierarchy| join(hierarchy, &hierarchy.join(group))).collect();
     results.into_iter().collect()
 }
 
@@ -114,7 +121,8 @@ fn join(hierarchy: &Path, dir: &Path) -> Result<()> {
         }
     }
     let procs = dir.join("cgroup.procs");
-    std::fs::write(&procs, std::process::id().to_string()).with_context(|| format!("write {}", procs.display()))
+    std::fs::write(&procs, std::process::id().to_string())
+        .with_context(|| format!("write {}", procs.display()))
 }
 
 /// What the kernel counts for this process.
@@ -149,6 +157,9 @@ mod tests {
     #[test]
     fn usage_is_counted() {
         let usage = usage();
-        assert!(usage.resident >= usage.anonymous && usage.anonymous > 0 && usage.threads > 0 && usage.files > 2, "{usage:?}");
+        assert!(
+            usage.resident >= usage.anonymous && usage.anonymous > 0 && usage.threads > 0 && usage.files > 2,
+            "{usage:?}"
+        );
     }
 }

@@ -38,8 +38,10 @@ pub struct Document {
 
 /// The keys as a person writes them.
 pub fn shown(path: &[String]) -> String {
-    let bare = |k: &String| !k.is_empty() && k.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    let parts: Vec<String> = path.iter().map(|k| if bare(k) { k.clone() } else { format!("{k:?}") }).collect();
+    let bare =
+        |k: &String| !k.is_empty() && k.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let parts: Vec<String> =
+        path.iter().map(|k| if bare(k) { k.clone() } else { format!("{k:?}") }).collect();
     parts.join(".")
 }
 
@@ -93,7 +95,12 @@ impl Document {
         let Some(value) = self.take(from) else { return };
         let owned = |path: &[&str]| path.iter().map(|k| (*k).to_owned()).collect::<KeyPath>();
         let (from, to_path) = (owned(from), owned(to));
-        let moved: Vec<_> = self.places.iter().filter(|(p, _)| p.starts_with(&from)).map(|(p, l)| (p.clone(), l.clone())).collect();
+        let moved: Vec<_> = self
+            .places
+            .iter()
+            .filter(|(p, _)| p.starts_with(&from))
+            .map(|(p, l)| (p.clone(), l.clone()))
+            .collect();
         for (path, place) in moved {
             let new: KeyPath = to_path.iter().chain(&path[from.len()..]).cloned().collect();
             self.places.entry(new).or_insert(place);
@@ -106,7 +113,8 @@ impl Document {
         let Some((last, above)) = path.split_last() else { return };
         let mut table = &mut self.table;
         for key in above {
-            let next = table.entry((*key).to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            let next =
+                table.entry((*key).to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
             let Some(next) = next.as_table_mut() else { return };
             table = next;
         }
@@ -207,7 +215,8 @@ mod tests {
     fn syntax_errors_name_the_line() {
         let error = Document::parse(Path::new("/c.toml"), "version = 3\n\nroot = = 1\n").unwrap_err();
         assert!(error.to_string().starts_with("/c.toml:3: "), "{error}");
-        let error = Document::parse(Path::new("/c.toml"), "\noom_score = 99999999999999999999\n").unwrap_err();
+        let error =
+            Document::parse(Path::new("/c.toml"), "\noom_score = 99999999999999999999\n").unwrap_err();
         assert!(error.to_string().starts_with("/c.toml:2: "), "{error}");
     }
 

@@ -33,7 +33,11 @@ pub fn load(file: Option<&Path>, registrations: &[&'static Registration]) -> Res
     Ok(config)
 }
 
-fn read_all(config: &mut Config, mut waiting: VecDeque<PathBuf>, seen: &mut HashSet<PathBuf>) -> Result<(), Error> {
+fn read_all(
+    config: &mut Config,
+    mut waiting: VecDeque<PathBuf>,
+    seen: &mut HashSet<PathBuf>,
+) -> Result<(), Error> {
     while let Some(file) = waiting.pop_front() {
         // Each file counts once, so a circle ends.
         if !seen.insert(file.clone()) {
@@ -94,7 +98,8 @@ fn glob(pattern: &Path) -> Vec<PathBuf> {
             let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
             let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
             // As shells have it: a hidden file has to be named.
-            let matching = names.filter(|n| matches(&name, n) && (name.starts_with('.') || !n.starts_with('.')));
+            let matching =
+                names.filter(|n| matches(&name, n) && (name.starts_with('.') || !n.starts_with('.')));
             next.extend(matching.map(|n| dir.join(n)));
         }
         found = next;
@@ -126,7 +131,8 @@ fn matches(pattern: &str, name: &str) -> bool {
 fn check_uris(document: &Document) -> Result<(), Error> {
     for list in ["disabled_plugins", "required_plugins"] {
         let uris = document.get(&[list]).and_then(toml::Value::as_array);
-        for uri in uris.into_iter().flatten().filter_map(toml::Value::as_str).filter(|uri| !uri.contains('.')) {
+        for uri in uris.into_iter().flatten().filter_map(toml::Value::as_str).filter(|uri| !uri.contains('.'))
+        {
             let path = [list.to_owned()];
             let why = format!("{uri:?} is no plugin URI: write io.containerd.<type>.<version>.<id>");
             return Err(Error::Value { place: document.place(&path).cloned(), key: shown(&path), why });
@@ -143,10 +149,14 @@ fn check_listeners(config: &mut Config) -> Result<(), Error> {
         schema::check(&config.document, value, shape, &mut path, &mut config.warnings)?;
     }
     for (key, why) in [
-        ("proxy_plugins", "plugins in other processes are not supported by this build; these are not started"),
+        (
+            "proxy_plugins",
+            "plugins in other processes are not supported by this build; these are not started",
+        ),
         ("plugin_dir", "plugins are never loaded from files, ignored"),
     ] {
-        let nothing = |v: &toml::Value| v.as_table().is_some_and(toml::Table::is_empty) || v.as_str() == Some("");
+        let nothing =
+            |v: &toml::Value| v.as_table().is_some_and(toml::Table::is_empty) || v.as_str() == Some("");
         if config.document.get(&[key]).is_some_and(|v| !nothing(v)) {
             config.warnings.push(Warning::at(&config.document, &[key.to_owned()], why));
         }
@@ -155,7 +165,8 @@ fn check_listeners(config: &mut Config) -> Result<(), Error> {
 }
 
 fn check_plugins(config: &mut Config, registrations: &[&'static Registration]) -> Result<(), Error> {
-    let tables = config.document.get(&["plugins"]).and_then(toml::Value::as_table).cloned().unwrap_or_default();
+    let tables =
+        config.document.get(&["plugins"]).and_then(toml::Value::as_table).cloned().unwrap_or_default();
     for (uri, table) in tables {
         let path = |key: &str| -> Vec<String> {
             let below = key.split('.').filter(|k| !k.is_empty()).map(str::to_owned);
@@ -165,7 +176,11 @@ fn check_plugins(config: &mut Config, registrations: &[&'static Registration]) -
             continue;
         }
         let Some(registration) = registrations.iter().find(|r| r.uri() == uri) else {
-            config.warnings.push(Warning::at(&config.document, &path(""), "this build has no such plugin, ignored"));
+            config.warnings.push(Warning::at(
+                &config.document,
+                &path(""),
+                "this build has no such plugin, ignored",
+            ));
             continue;
         };
         let table = table.as_table().cloned().unwrap_or_default();
@@ -178,7 +193,14 @@ fn check_plugins(config: &mut Config, registrations: &[&'static Registration]) -
             Err(error) => {
                 let said = error.chain();
                 // The message of a value of a wrong type ends with "in `key.below`".
-                let key = said.rsplit_once("in `").and_then(|(_, rest)| rest.split_once('`')).map_or("", |(key, _)| key);
+                let quoted =
+                    said.rsplit_once("in `").and_then(|(_, rest)| rest.split_once('`')).map(|(key, _)| key);
+                // Others name the key somewhere in what they say.
+                let word = || {
+                    said.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+                        .find(|w| table.contains_key(*w))
+                };
+                let key = quoted.or_else(word).unwrap_or_default();
                 let path = path(key);
                 let why = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
                 let place = config.document.place(&path).cloned();
@@ -210,7 +232,10 @@ mod tests {
     #[test]
     fn imports_and_drop_ins_are_merged_in_order() {
         let dir = dir(&[
-            ("config.toml", "version = 3\nimports = [\"more/*.toml\", \"./one.toml\"]\nroot = \"/main\"\noom_score = 1\n"),
+            (
+                "config.toml",
+                "version = 3\nimports = [\"more/*.toml\", \"./one.toml\"]\nroot = \"/main\"\noom_score = 1\n",
+            ),
             ("more/b.toml", "version = 2\nstate = \"/b\"\nimports = [\"../config.toml\"]\n"),
             ("more/a.toml", "version = 3\nstate = \"/a\"\n"),
             ("more/.hidden.toml", "nonsense"),
@@ -243,7 +268,10 @@ mod tests {
         let file = file.display();
         assert!(lines.contains(&format!("{file}:3: rooot: unknown key, ignored")), "{lines:?}");
         assert!(lines.contains(&format!("{file}:5: grpc.adress: unknown key, ignored")), "{lines:?}");
-        assert!(lines.iter().any(|l| l.starts_with(&format!("{file}:6: plugins.\"io.x.v1.none\": "))), "{lines:?}");
+        assert!(
+            lines.iter().any(|l| l.starts_with(&format!("{file}:6: plugins.\"io.x.v1.none\": "))),
+            "{lines:?}"
+        );
     }
 
     #[test]
@@ -253,10 +281,16 @@ mod tests {
             ("version = 3\nroot = 5\n", ":2: root: a path is expected, not a whole number"),
             ("version = 3\nroot = \"rel\"\n", ":2: root: \"rel\" is not an absolute path"),
             ("version = 3\n[debug]\nlevel = \"loud\"\n", ":3: debug.level: \"loud\" is none of trace, "),
-            ("version = 3\n[timeouts]\n\"a.b\" = \"soon\"\n", ":3: timeouts.\"a.b\": \"soon\" is not a duration"),
+            (
+                "version = 3\n[timeouts]\n\"a.b\" = \"soon\"\n",
+                ":3: timeouts.\"a.b\": \"soon\" is not a duration",
+            ),
             ("version = 3\n[grpc]\nuid = -1\n", ":3: grpc.uid: -1 is not between"),
             ("version = 3\ndisabled_plugins = [\"cri\"]\n", ":2: disabled_plugins: \"cri\" is no plugin URI"),
-            ("version = 4\n[plugins.\"io.containerd.server.v1.grpc\"]\naddress = 1\n", ":3: plugins.\"io.containerd.server"),
+            (
+                "version = 4\n[plugins.\"io.containerd.server.v1.grpc\"]\naddress = 1\n",
+                ":3: plugins.\"io.containerd.server",
+            ),
             ("version = 3\n[plugins]\nx = 1\n", ":3: plugins.x: a table is expected"),
         ] {
             let dir = dir(&[("config.toml", text)]);
@@ -267,9 +301,13 @@ mod tests {
 
     #[test]
     fn names_match_patterns() {
-        for (pattern, name, want) in
-            [("*.toml", "a.toml", true), ("*.toml", "a.tom", false), ("a?c*", "abcd", true), ("a*b*c", "axxbc", true), ("a?", "a", false)]
-        {
+        for (pattern, name, want) in [
+            ("*.toml", "a.toml", true),
+            ("*.toml", "a.tom", false),
+            ("a?c*", "abcd", true),
+            ("a*b*c", "axxbc", true),
+            ("a?", "a", false),
+        ] {
             assert_eq!(matches(pattern, name), want, "{pattern} {name}");
         }
     }

@@ -48,7 +48,10 @@ pub fn migrate(document: &mut Document) {
         move_listeners(document);
     }
     // One plugin here, two there: the keys are taken under both names.
-    document.rename(&["plugins", "io.containerd.service.v1.diff-service"], &["plugins", "io.containerd.grpc.v1.diff"]);
+    document.rename(
+        &["plugins", "io.containerd.service.v1.diff-service"],
+        &["plugins", "io.containerd.grpc.v1.diff"],
+    );
     document.table.insert("version".into(), toml::Value::Integer(VERSION));
 }
 
@@ -144,7 +147,9 @@ fn split_cri(document: &mut Document) {
 /// gRPC socket, with its owner.
 fn move_listeners(document: &mut Document) {
     let given = |document: &Document, section: &str, key: &str| {
-        document.get(&[section, key]).is_some_and(|v| !matches!(v, toml::Value::String(s) if s.is_empty()) && v.as_integer() != Some(0))
+        document.get(&[section, key]).is_some_and(|v| {
+            !matches!(v, toml::Value::String(s) if s.is_empty()) && v.as_integer() != Some(0)
+        })
     };
     let had_plugin = |document: &Document, uri: &str| document.get(&["plugins", uri]).is_some();
     let (grpc, tcp) = (had_plugin(document, SERVER_GRPC), had_plugin(document, SERVER_TCP));
@@ -155,7 +160,8 @@ fn move_listeners(document: &mut Document) {
                 document.rename(&["ttrpc", key], &["plugins", SERVER_TTRPC, key]);
             }
         }
-        let grpc_address = document.get(&["grpc", "address"]).and_then(toml::Value::as_str).unwrap_or_default();
+        let grpc_address =
+            document.get(&["grpc", "address"]).and_then(toml::Value::as_str).unwrap_or_default();
         if !grpc_address.is_empty() {
             let beside = format!("{grpc_address}.ttrpc");
             if document.get(&["plugins", SERVER_TTRPC, "address"]).is_none() {

@@ -44,7 +44,9 @@ impl Config {
             for registration in registrations {
                 fill(plugins, &registration.uri(), (registration.defaults)());
             }
-            for (uri, endpoint) in [(super::SERVER_GRPC, &settings.grpc), (super::SERVER_TTRPC, &settings.ttrpc)] {
+            for (uri, endpoint) in
+                [(super::SERVER_GRPC, &settings.grpc), (super::SERVER_TTRPC, &settings.ttrpc)]
+            {
                 let mut values = Table::from_iter([("address".to_owned(), text(&endpoint.path))]);
                 for (key, id) in [("uid", endpoint.uid), ("gid", endpoint.gid)] {
                     values.extend(id.map(|id| (key.to_owned(), Value::Integer(id.into()))));

@@ -65,7 +65,8 @@ impl Settings {
         let state = flags.state.as_deref().map(absolute).transpose()?;
         let grpc = read.endpoint(super::SERVER_GRPC);
         let address = flags.address.clone().map(|a| strip(&a)).unwrap_or(grpc.path);
-        let address = if address.as_os_str().is_empty() { PathBuf::from(super::DEFAULT_ADDRESS) } else { address };
+        let address =
+            if address.as_os_str().is_empty() { PathBuf::from(super::DEFAULT_ADDRESS) } else { address };
         let grpc = Endpoint { path: address, ..grpc };
         let mut ttrpc = read.endpoint(super::SERVER_TTRPC);
         // Beside the gRPC socket, also where a flag has moved that one: shims and clients look for it there.
@@ -105,10 +106,16 @@ impl Settings {
             Err(Error::Value { place, key: key.to_owned(), why })
         };
         if self.root == self.state {
-            return bad("state", format!("root and state must be different, both are {}", self.root.display()));
+            return bad(
+                "state",
+                format!("root and state must be different, both are {}", self.root.display()),
+            );
         }
         if !schema::LEVELS.contains(&self.level.as_str()) {
-            return bad("log-level", format!("{:?} is none of {}", self.level, schema::LEVELS[1..].join(", ")));
+            return bad(
+                "log-level",
+                format!("{:?} is none of {}", self.level, schema::LEVELS[1..].join(", ")),
+            );
         }
         if self.grpc.path == self.ttrpc.path {
             return bad("ttrpc.address", format!("gRPC and ttrpc cannot share {}", self.grpc.path.display()));
@@ -116,12 +123,17 @@ impl Settings {
         for path in [&self.grpc.path, &self.ttrpc.path] {
             // sockaddr_un has 108 bytes with the final zero.
             if path.as_os_str().len() > 107 {
-                return bad("grpc.address", format!("{} is too long for a socket: 107 bytes at most", path.display()));
+                return bad(
+                    "grpc.address",
+                    format!("{} is too long for a socket: 107 bytes at most", path.display()),
+                );
             }
         }
         if let Some(tcp) = &self.tcp {
             let tls = !tcp.certificate.as_os_str().is_empty();
-            let loopback = tcp.address.starts_with("127.") || tcp.address.starts_with("[::1]") || tcp.address.starts_with("localhost:");
+            let loopback = tcp.address.starts_with("127.")
+                || tcp.address.starts_with("[::1]")
+                || tcp.address.starts_with("localhost:");
             if !tls && !loopback {
                 let why = "without tls_cert and tls_key everybody on the network would be root here; use a loopback address or TLS";
                 return bad(super::SERVER_TCP, why.to_owned());
@@ -226,7 +238,12 @@ mod tests {
 
     #[test]
     fn flags_win() {
-        let flags = Flags { address: Some("/f.sock".into()), root: Some("/f".into()), log_level: Some("debug".into()), ..Flags::default() };
+        let flags = Flags {
+            address: Some("/f.sock".into()),
+            root: Some("/f".into()),
+            log_level: Some("debug".into()),
+            ..Flags::default()
+        };
         let text = "version = 3\nroot = \"/c\"\nstate = \"/s\"\n[grpc]\naddress = \"/c.sock\"\ngid = 5\n[debug]\nlevel = \"warn\"\nformat = \"json\"\n";
         let settings = settings(text, &flags).unwrap();
         assert_eq!((settings.root.as_path(), settings.state.as_path()), (Path::new("/f"), Path::new("/s")));

@@ -24,7 +24,8 @@ pub struct Call {
 
 impl Call {
     pub fn begin(path: &str, headers: &HeaderMap, metrics: Option<Arc<Metrics>>) -> Self {
-        let namespace = headers.get(windlass_api::scope::NAMESPACE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let namespace =
+            headers.get(windlass_api::scope::NAMESPACE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         Self { path: cut(path), namespace: cut(namespace), begun: Instant::now(), metrics, ended: false }
     }
 
@@ -32,7 +33,8 @@ impl Call {
     pub fn see(&mut self, headers: &HeaderMap) {
         let Some(code) = headers.get("grpc-status") else { return };
         let code = Code::from_bytes(code.as_bytes());
-        let message = headers.get("grpc-message").and_then(|m| m.to_str().ok()).map(decode).unwrap_or_default();
+        let message =
+            headers.get("grpc-message").and_then(|m| m.to_str().ok()).map(decode).unwrap_or_default();
         self.end(code, &message);
     }
 
@@ -42,9 +44,11 @@ impl Call {
         }
         let elapsed = self.begun.elapsed();
         if let Some(metrics) = &self.metrics {
-            let (service, method) = self.path.trim_start_matches('/').split_once('/').unwrap_or((NOBODY, NOBODY));
+            let (service, method) =
+                self.path.trim_start_matches('/').split_once('/').unwrap_or((NOBODY, NOBODY));
             // Names that nobody serves would make labels without end.
-            let (service, method) = if code == Code::Unimplemented { (NOBODY, NOBODY) } else { (service, method) };
+            let (service, method) =
+                if code == Code::Unimplemented { (NOBODY, NOBODY) } else { (service, method) };
             metrics.started(service, method);
             metrics.handled(service, method, code, elapsed);
         }

@@ -57,7 +57,14 @@ pub struct Server {
 impl Server {
     pub fn new(routes: Routes, metrics: Option<Arc<Metrics>>) -> Self {
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
-        Self { routes: routes.prepare(), metrics, stop, cut, connections: TaskTracker::new(), begun: Arc::default() }
+        Self {
+            routes: routes.prepare(),
+            metrics,
+            stop,
+            cut,
+            connections: TaskTracker::new(),
+            begun: Arc::default(),
+        }
     }
 
     /// Calls begun since the start.

@@ -31,7 +31,11 @@ impl Admission {
         match stream.peer_cred() {
             Ok(peer) if [0, uid, rustix::process::geteuid().as_raw()].contains(&peer.uid()) => true,
             Ok(peer) => {
-                tracing::warn!(uid = peer.uid(), pid = peer.pid().unwrap_or(0), "connection of another user refused");
+                tracing::warn!(
+                    uid = peer.uid(),
+                    pid = peer.pid().unwrap_or(0),
+                    "connection of another user refused"
+                );
                 false
             }
             Err(error) => {

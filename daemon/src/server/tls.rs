@@ -28,9 +28,11 @@ impl Acceptor {
             return Ok(None);
         }
         let chain = certificates(&tcp.certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&tcp.key).with_context(|| format!("read the key {}", tcp.key.display()))?;
+        let key = PrivateKeyDer::from_pem_file(&tcp.key)
+            .with_context(|| format!("read the key {}", tcp.key.display()))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+        let builder =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
         let builder = if tcp.ca.as_os_str().is_empty() {
             builder.with_no_client_auth()
         } else {

@@ -88,7 +88,11 @@ impl<'a> Parser<'a> {
     }
 
     fn error<T>(&self, why: &str) -> Result<T> {
-        Err(Error::invalid(format!("filters: parse error: [{} >|{}|< ]: {why}", &self.text[..self.at], self.rest())))
+        Err(Error::invalid(format!(
+            "filters: parse error: [{} >|{}|< ]: {why}",
+            &self.text[..self.at],
+            self.rest()
+        )))
     }
 
     fn rest(&self) -> &'a str {
@@ -179,7 +183,9 @@ impl<'a> Parser<'a> {
     }
 
     fn delimited(&mut self, mark: char) -> Result<String> {
-        let Some(end) = self.rest()[1..].find(mark) else { return self.error("the expression is not closed") };
+        let Some(end) = self.rest()[1..].find(mark) else {
+            return self.error("the expression is not closed");
+        };
         let value = &self.rest()[1..=end];
         self.at += end + 2;
         Ok(value.to_owned())
@@ -256,8 +262,17 @@ mod tests {
     #[test]
     fn filters_match_as_containerds_do() {
         for yes in [
-            "", "name", "name==foo", "name!=bar", "name~=^fo+$", "name~=/^f/", "nothing!=x",
-            r#"labels."a.b/c"=="x,y""#, r#"name==foo, labels."a.b/c""#, r#"name=="f\x6f\u006f""#, " name == foo , name ",
+            "",
+            "name",
+            "name==foo",
+            "name!=bar",
+            "name~=^fo+$",
+            "name~=/^f/",
+            "nothing!=x",
+            r#"labels."a.b/c"=="x,y""#,
+            r#"name==foo, labels."a.b/c""#,
+            r#"name=="f\x6f\u006f""#,
+            " name == foo , name ",
         ] {
             assert!(matches(yes), "{yes}");
         }
@@ -269,7 +284,18 @@ mod tests {
 
     #[test]
     fn bad_filters_are_refused() {
-        for bad in ["==x", "name=", "name==", "name=x", "name==\"x", "a..b", "name~=(", "a,,b", "a b", "name==\"\\q\""] {
+        for bad in [
+            "==x",
+            "name=",
+            "name==",
+            "name=x",
+            "name==\"x",
+            "a..b",
+            "name~=(",
+            "a,,b",
+            "a b",
+            "name==\"\\q\"",
+        ] {
             assert!(Filters::parse(&[bad]).is_err(), "{bad}");
         }
     }

@@ -1,6 +1,7 @@
 //! `containerd.services.images.v1.Images`
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tonic::Request;
 use windlass_api::convert::{descriptor, time};
@@ -30,8 +31,9 @@ fn from_wire(image: wire::Image) -> Result<Image> {
         name: image.name,
         target: descriptor::required("image target", image.target)?,
         labels: image.labels,
-        created_at: time::from_wire(image.created_at)?.unwrap_or_else(time::zero),
-        updated_at: time::from_wire(image.updated_at)?.unwrap_or_else(time::zero),
+        // The store's own clock, whatever the client read elsewhere; only `source_date_epoch` says otherwise.
+        created_at: SystemTime::UNIX_EPOCH,
+        updated_at: SystemTime::UNIX_EPOCH,
     })
 }
 

@@ -66,7 +66,11 @@ impl Shared {
         let started = self.started();
         let found = started.iter().find(|s| s.registration.kind == K::NAME && s.registration.id == id);
         found.map(|s| downcast::<K>(&s.instance)).ok_or_else(|| {
-            let why = self.outcomes().iter().find(|o| o.kind == K::NAME && o.id == id).and_then(|o| o.error.clone());
+            let why = self
+                .outcomes()
+                .iter()
+                .find(|o| o.kind == K::NAME && o.id == id)
+                .and_then(|o| o.error.clone());
             let error = Error::not_found(format!("plugin {}.{id} is not there", K::NAME));
             match why {
                 Some(why) => Error::not_found(format!("{}: {}", error.message(), why.chain())),
@@ -118,7 +122,10 @@ impl Graph {
             let (later, now): (Vec<&'static Registration>, Vec<_>) = waiting.into_iter().partition(blocked);
             if now.is_empty() {
                 let names: Vec<_> = later.iter().map(|r| r.uri()).collect();
-                return Err(Error::internal(format!("plugins require each other in a circle: {}", names.join(", "))));
+                return Err(Error::internal(format!(
+                    "plugins require each other in a circle: {}",
+                    names.join(", ")
+                )));
             }
             ordered.extend(now);
             waiting = later;
@@ -130,10 +137,12 @@ impl Graph {
     /// plugin is required. Blocks; call it inside a tokio runtime on a blocking thread.
     pub fn start(registrations: Vec<&'static Registration>, options: Options) -> Result<Self> {
         let ordered = Self::order(registrations)?;
-        for uri in options.disabled.iter().chain(&options.required) {
-            if !ordered.iter().any(|r| r.uri() == *uri) {
-                tracing::warn!(plugin = %uri, "configuration names a plugin that this build does not have");
-            }
+        let known = |uri: &String| ordered.iter().any(|r| r.uri() == *uri);
+        if let Some(missing) = options.required.iter().find(|uri| !known(uri)) {
+            return Err(Error::not_found(format!("required plugin {missing} is not in this build")));
+        }
+        for uri in options.disabled.iter().filter(|uri| !known(uri)) {
+            tracing::info!(plugin = %uri, "configuration disables a plugin that this build does not have");
         }
         let shared = Shared { options, started: Mutex::default(), outcomes: Mutex::default() };
         let graph = Self { shared: Arc::new(shared) };
@@ -142,7 +151,10 @@ impl Graph {
             if graph.shared.options.disabled.contains(&registration.uri()) {
                 if required {
                     graph.close();
-                    return Err(Error::invalid(format!("plugin {} is both required and disabled", registration.uri())));
+                    return Err(Error::invalid(format!(
+                        "plugin {} is both required and disabled",
+                        registration.uri()
+                    )));
                 }
                 continue;
             }
@@ -173,9 +185,14 @@ impl Graph {
         // A plugin that panics is one that failed; what it leaves behind is its own.
         let init = std::panic::AssertUnwindSafe(|| (registration.init)(&ctx));
         let result = std::panic::catch_unwind(init)
-            .unwrap_or_else(|_| Err(Error::internal(format!("plugin {} panicked while it started", registration.uri()))))
+            .unwrap_or_else(|_| {
+                Err(Error::internal(format!("plugin {} panicked while it started", registration.uri())))
+            })
             .map_err(Arc::new);
-        let skipped = result.as_ref().err().is_some_and(|e| std::error::Error::source(&**e).is_some_and(|s| s.is::<Skip>()));
+        let skipped = result
+            .as_ref()
+            .err()
+            .is_some_and(|e| std::error::Error::source(&**e).is_some_and(|s| s.is::<Skip>()));
         let uri = registration.uri();
         match &result {
             Ok(_) => tracing::debug!(plugin = %uri, elapsed = ?begun.elapsed(), "plugin started"),
@@ -302,8 +319,12 @@ mod tests {
         }
     }
 
-    static ALL: [Registration; 4] =
-        [Registration::of::<Late>(), Registration::of::<Broken>(), Registration::of::<Skipped>(), Registration::of::<Early>()];
+    static ALL: [Registration; 4] = [
+        Registration::of::<Late>(),
+        Registration::of::<Broken>(),
+        Registration::of::<Skipped>(),
+        Registration::of::<Early>(),
+    ];
     static PANICKING: Registration = Registration::of::<Panicking>();
     static CIRCLE: Registration = Registration::of::<Circle>();
 
@@ -343,7 +364,9 @@ mod tests {
         };
         let broken = || vec![&ALL[1], &ALL[3]];
         assert!(Graph::start(broken(), options("b.broken", "")).is_err());
-        let graph = Graph::start(broken(), options("", "b.early")).unwrap();
+        assert!(Graph::start(broken(), options("b.nowhere", "")).is_err());
+        let disabled = Options { disabled: vec!["b.early".into()], ..Options::default() };
+        let graph = Graph::start(broken(), disabled).unwrap();
         assert!(graph.get::<B>("early").is_err());
     }
 }

@@ -1,0 +1,72 @@
+//! Core's suites through the services: what holds of a store holds of it over the wire.
+
+mod common;
+mod remote;
+
+use std::time::Duration;
+
+use common::Daemon;
+use futures::FutureExt as _;
+use remote::content::Content;
+use remote::records::Records;
+use remote::snapshots::Snapshots;
+use windlass_core::namespace::Namespace;
+use windlass_core::{Context, Labels, lease, namespace, testsuite};
+
+/// A namespace, and a lease in it that keeps the collector away from what nothing else refers to.
+async fn with_namespace(daemon: &Daemon, name: &str) -> Context {
+    let records = Records(daemon.connect().await);
+    namespace::Store::create(&records, Namespace { name: name.into(), labels: Labels::new() }).await.unwrap();
+    let cx = Context::new(name);
+    lease::Manager::create(&records, &cx, "suite", Labels::new()).await.unwrap();
+    cx.with_lease("suite")
+}
+
+macro_rules! records {
+    ($($name:ident: $suite:ident;)*) => { $(
+        #[tokio::test]
+        async fn $name() {
+            let daemon = Daemon::start("");
+            testsuite::$suite::run(&Records(daemon.connect().await)).await;
+        }
+    )* };
+}
+
+records! {
+    namespaces: namespace;
+    containers: container;
+    images: image;
+    leases: lease;
+    sandboxes: sandbox;
+}
+
+#[tokio::test]
+async fn content() {
+    let daemon = Daemon::start("");
+    let cx = with_namespace(&daemon, "content").await;
+    let env = testsuite::content::Env {
+        store: &Content(daemon.connect().await),
+        cx,
+        labels: true,
+        pause: &|| tokio::time::sleep(Duration::from_millis(2)).boxed(),
+    };
+    testsuite::content::run(&env).await;
+}
+
+async fn snapshots(id: &str, capabilities: &[&str]) {
+    let daemon = Daemon::start("");
+    let cx = with_namespace(&daemon, "snapshots").await;
+    let capabilities = capabilities.iter().map(|c| (*c).to_owned()).collect();
+    let snapshotter = Snapshots { channel: daemon.connect().await, id: id.into(), capabilities };
+    testsuite::snapshot::run(&testsuite::snapshot::Env { snapshotter: &snapshotter, cx }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overlayfs() {
+    snapshots("overlayfs", &[windlass_core::snapshot::CAPABILITY_REBASE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn native() {
+    snapshots("native", &[]).await;
+}
