@@ -112,7 +112,8 @@ impl Config {
         table.insert("max_concurrent_uploaded_layers".into(), number(config.max_concurrent_uploaded_layers));
         table.insert("max_concurrent_unpacks".into(), number(config.max_concurrent_unpacks));
         table.insert("concurrent_layer_fetch_buffer".into(), number(0));
-        table.insert("check_platform_supported".into(), toml::Value::Boolean(config.check_platform_supported));
+        table
+            .insert("check_platform_supported".into(), toml::Value::Boolean(config.check_platform_supported));
         table.insert("config_path".into(), toml::Value::String(config.config_path));
         table
     }
@@ -134,7 +135,10 @@ mod tests {
         "#;
         let config: Config = toml::from_str(text).unwrap();
         config.validate().unwrap();
-        assert_eq!((config.downloads(), config.unpacks(), config.unpack()[0].snapshotter.as_str()), (8, 8, "native"));
+        assert_eq!(
+            (config.downloads(), config.unpacks(), config.unpack()[0].snapshotter.as_str()),
+            (8, 8, "native")
+        );
         assert!(toml::from_str::<Config>("max_concurrent_downloads = 1000").unwrap().validate().is_err());
         assert_eq!(Config::default().unpack()[0].snapshotter, "overlayfs");
     }

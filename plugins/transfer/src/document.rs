@@ -43,14 +43,22 @@ impl Document {
         let wire: Wire = serde_json::from_slice(data).map_err(|e| bad(e.to_string()))?;
         let said = wire.media_type.as_deref().unwrap_or_default();
         if wire.fs_layers.is_some() || said == media::DOCKER_SCHEMA1 {
-            return Err(bad("Docker schema 1 is not supported: push the image again with a newer tool".into()));
+            return Err(bad(
+                "Docker schema 1 is not supported: push the image again with a newer tool".into()
+            ));
         }
         let index = media::is_index(&descriptor.media_type);
         if index && (wire.config.is_some() || wire.layers.is_some() || media::is_manifest(said)) {
-            return Err(bad(format!("media-type: expected index but found manifest ({})", descriptor.media_type)));
+            return Err(bad(format!(
+                "media-type: expected index but found manifest ({})",
+                descriptor.media_type
+            )));
         }
         if !index && (wire.manifests.is_some() || media::is_index(said)) {
-            return Err(bad(format!("media-type: expected manifest but found index ({})", descriptor.media_type)));
+            return Err(bad(format!(
+                "media-type: expected manifest but found index ({})",
+                descriptor.media_type
+            )));
         }
         let list = |of: Option<Vec<WireDescriptor>>| -> Result<Vec<Descriptor>> {
             let of = of.unwrap_or_default();
@@ -149,7 +157,11 @@ mod tests {
 
     #[test]
     fn a_document_is_one_thing() {
-        let d = format!(r#"{{"mediaType":"{}","digest":"{}","size":2,"urls":null,"annotations":null}}"#, media::CONFIG, Digest::of(b"{}"));
+        let d = format!(
+            r#"{{"mediaType":"{}","digest":"{}","size":2,"urls":null,"annotations":null}}"#,
+            media::CONFIG,
+            Digest::of(b"{}")
+        );
         let manifest = format!(r#"{{"schemaVersion":2,"config":{d},"layers":null}}"#);
         let Document::Manifest(m) = parse(media::MANIFEST, &manifest).unwrap() else { panic!() };
         assert_eq!((m.config.size, m.layers.len()), (2, 0));

@@ -27,7 +27,8 @@ pub struct Guard {
 
 impl Locks {
     pub async fn lock(self: &Arc<Self>, name: String) -> Guard {
-        let entry = self.entries.lock().expect("no panic under this lock").entry(name.clone()).or_default().clone();
+        let entry =
+            self.entries.lock().expect("no panic under this lock").entry(name.clone()).or_default().clone();
         // Made before the wait, so that an abandoned wait leaves no entry behind either.
         let mut guard = Guard { locks: self.clone(), name, entry: entry.clone(), held: None };
         guard.held = Some(match entry.lock.clone().try_lock_owned() {

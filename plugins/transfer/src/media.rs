@@ -51,7 +51,12 @@ pub fn is_layer(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.oci.image.layer.")
         || matches!(
             base,
-            DOCKER_LAYER | DOCKER_LAYER_GZIP | DOCKER_LAYER_ZSTD | DOCKER_FOREIGN | DOCKER_FOREIGN_GZIP | EROFS_LAYER
+            DOCKER_LAYER
+                | DOCKER_LAYER_GZIP
+                | DOCKER_LAYER_ZSTD
+                | DOCKER_FOREIGN
+                | DOCKER_FOREIGN_GZIP
+                | EROFS_LAYER
         )
 }
 
@@ -121,7 +126,8 @@ mod tests {
             d(INDEX, 4),
             d("x/y", 5),
         ]);
-        let keys: Vec<_> = labels.keys().map(|k| k.trim_start_matches("containerd.io/gc.ref.content.")).collect();
+        let keys: Vec<_> =
+            labels.keys().map(|k| k.trim_start_matches("containerd.io/gc.ref.content.")).collect();
         assert_eq!(keys, ["0", "1", "config", "l.0", "l.1", "m.0"]);
     }
 

@@ -47,7 +47,9 @@ impl Plugin for LocalPlugin {
                 _ if unpack.optional || config.unpack_config.is_none() => {
                     tracing::debug!(snapshotter = %unpack.snapshotter, "nothing to unpack into");
                 }
-                (None, _) => return Err(Error::not_found(format!("snapshotter {:?} not found", unpack.snapshotter))),
+                (None, _) => {
+                    return Err(Error::not_found(format!("snapshotter {:?} not found", unpack.snapshotter)));
+                }
                 (_, true) => return Err(Error::not_found(format!("differ {:?} not found", unpack.differ))),
             }
         }

@@ -82,14 +82,21 @@ fn check_host(host: &str) -> Result<(), &'static str> {
             if address.parse::<std::net::Ipv6Addr>().is_err() {
                 return Err("not an IPv6 address between the brackets");
             }
-            (None, rest.strip_prefix(':').or(rest.is_empty().then_some("0")).ok_or("text behind the brackets")?)
+            (
+                None,
+                rest.strip_prefix(':')
+                    .or(rest.is_empty().then_some("0"))
+                    .ok_or("text behind the brackets")?,
+            )
         }
         None => {
             let (name, port) = host.split_once(':').unwrap_or((host, "0"));
             (Some(name), port)
         }
     };
-    if name.is_some_and(|n| n.is_empty() || !n.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))) {
+    if name
+        .is_some_and(|n| n.is_empty() || !n.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)))
+    {
         return Err("not a host name");
     }
     port.parse::<u16>().map(|_| ()).map_err(|_| "not a port number")
@@ -145,7 +152,9 @@ fn docker(text: &str) -> Result<(String, Option<&str>, Option<Digest>)> {
     }
     let (domain, path) = match path.split_once('/') {
         Some((first, path))
-            if first.contains(['.', ':']) || first == "localhost" || first.chars().any(|c| c.is_ascii_uppercase()) =>
+            if first.contains(['.', ':'])
+                || first == "localhost"
+                || first.chars().any(|c| c.is_ascii_uppercase()) =>
         {
             (first, path)
         }
@@ -188,11 +197,25 @@ mod tests {
         assert_eq!((s.host(), s.repository(), s.tag()), ("docker.io", "library/busybox", Some("1.36")));
         let digest = Digest::of(b"x");
         let s = Spec::parse(&format!("127.0.0.1:5000/a/b:t@{digest}")).unwrap();
-        assert_eq!((s.host(), s.hostname(), s.repository(), s.tag()), ("127.0.0.1:5000", "127.0.0.1", "a/b", Some("t")));
+        assert_eq!(
+            (s.host(), s.hostname(), s.repository(), s.tag()),
+            ("127.0.0.1:5000", "127.0.0.1", "a/b", Some("t"))
+        );
         assert_eq!(s.digest().unwrap(), Some(digest.clone()));
         let s = Spec::parse(&format!("[::1]:5000/a@{digest}")).unwrap();
         assert_eq!((s.hostname(), s.tag()), ("::1", None));
-        for bad in ["", "/a", "http://a/b", "a b/c", "h/../x:1", "h/a:1/b", "h:x/a", "h/a?b", "[::g]/a", "h/%2e%2e/a"] {
+        for bad in [
+            "",
+            "/a",
+            "http://a/b",
+            "a b/c",
+            "h/../x:1",
+            "h/a:1/b",
+            "h:x/a",
+            "h/a?b",
+            "[::g]/a",
+            "h/%2e%2e/a",
+        ] {
             assert!(Spec::parse(bad).is_err(), "{bad}");
         }
         assert!(Spec::parse("h/a@sha256:12").unwrap().digest().is_err());

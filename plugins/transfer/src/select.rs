@@ -44,7 +44,8 @@ impl Wanted {
         }
         if chosen.is_empty() && !manifests.is_empty() {
             let asked: Vec<String> = self.0.iter().map(Platform::to_string).collect();
-            let there: Vec<String> = manifests.iter().flat_map(|m| &m.platform).map(Platform::to_string).take(16).collect();
+            let there: Vec<String> =
+                manifests.iter().flat_map(|m| &m.platform).map(Platform::to_string).take(16).collect();
             return Err(Error::not_found(format!(
                 "no match for platform in manifest: asked for {}, the image has {}",
                 asked.join(", "),
@@ -87,7 +88,9 @@ mod tests {
         let entry = |p: &&str| {
             let mut d = Descriptor::new(media::MANIFEST, Digest::of(p.as_bytes()), 1);
             d.platform = (!p.is_empty()).then(|| match *p {
-                "unknown" => Platform { os: "unknown".into(), architecture: "unknown".into(), ..Platform::default() },
+                "unknown" => {
+                    Platform { os: "unknown".into(), architecture: "unknown".into(), ..Platform::default() }
+                }
                 p => Platform::parse(p).unwrap(),
             });
             d
@@ -98,7 +101,9 @@ mod tests {
     fn chosen(want: &[&str], have: &[&str], limit: u32) -> Option<Vec<String>> {
         let want: Vec<_> = want.iter().map(|p| Platform::parse(p).unwrap()).collect();
         let chosen = Wanted::new(&want).choose(&index(have), limit).ok()?;
-        Some(chosen.iter().map(|d| d.platform.as_ref().map(Platform::to_string).unwrap_or_default()).collect())
+        Some(
+            chosen.iter().map(|d| d.platform.as_ref().map(Platform::to_string).unwrap_or_default()).collect(),
+        )
     }
 
     #[test]

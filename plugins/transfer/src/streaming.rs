@@ -109,7 +109,9 @@ impl stream::Manager for Manager {
                 return Ok(Arc::new(Managed { stream: stream.clone(), key: key.clone(), streams }));
             }
             if timeout_at(until, opened).await.is_err() {
-                return Err(Error::not_found(format!("stream {id:?} not found: its client has not opened it")));
+                return Err(Error::not_found(format!(
+                    "stream {id:?} not found: its client has not opened it"
+                )));
             }
         }
     }
@@ -122,8 +124,8 @@ impl stream::Manager for Manager {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use windlass_core::stream::Manager as _;
     use windlass_core::Class;
+    use windlass_core::stream::Manager as _;
 
     struct Silent;
     #[async_trait]
@@ -148,7 +150,10 @@ mod tests {
         tokio::task::yield_now().await;
         manager.register(&cx, "x", Arc::new(Silent)).await.unwrap();
         waiting.await.unwrap().unwrap();
-        assert_eq!(manager.register(&cx, "x", Arc::new(Silent)).await.unwrap_err().class(), Class::AlreadyExists);
+        assert_eq!(
+            manager.register(&cx, "x", Arc::new(Silent)).await.unwrap_err().class(),
+            Class::AlreadyExists
+        );
         manager.register(&other, "x", Arc::new(Silent)).await.unwrap();
         manager.remove(&cx, "x").await;
         manager.register(&cx, "x", Arc::new(Silent)).await.unwrap();

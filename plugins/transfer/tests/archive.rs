@@ -80,14 +80,18 @@ async fn what_is_exported_can_be_imported() {
         assert_eq!(other.snapshots().await.len(), 3);
         let labels = other.labels(&made.config.0).await;
         assert_eq!(labels["containerd.io/gc.ref.snapshot.overlayfs"], made.top());
-        other.look(&made.top(), |root| assert!(root.join("data").exists() && !root.join("etc/gone").exists())).await;
+        other
+            .look(&made.top(), |root| assert!(root.join("data").exists() && !root.join("etc/gone").exists()))
+            .await;
         other.assert_no_lease().await;
         assert_eq!(other.ingests().await, []);
         // Again, into what is there.
         import(&other, &data, vec![prefix("x", false)]).await.unwrap();
     }
     let skipped =
-        export(&stack, ExportOptions { skip_compatibility_manifest: true, ..ExportOptions::default() }).await.unwrap();
+        export(&stack, ExportOptions { skip_compatibility_manifest: true, ..ExportOptions::default() })
+            .await
+            .unwrap();
     assert!(!names(&skipped).contains(&"manifest.json".to_owned()));
     // Not all platforms are here.
     let all = ExportOptions { all_platforms: true, ..ExportOptions::default() };
@@ -98,7 +102,8 @@ fn docker_archive(made: &images::Made, tars: &[Vec<u8>], tags: &[&str]) -> Vec<u
     let config = format!("{}.json", made.config.0.encoded());
     let layers: Vec<String> = (0..tars.len()).map(|n| format!("l{n}/layer.tar")).collect();
     let manifest = serde_json::json!([{"Config": config, "RepoTags": tags, "Layers": layers}]).to_string();
-    let mut files: Vec<(&str, &[u8])> = vec![(&config, &made.config.1), ("manifest.json", manifest.as_bytes())];
+    let mut files: Vec<(&str, &[u8])> =
+        vec![(&config, &made.config.1), ("manifest.json", manifest.as_bytes())];
     for (name, tar) in layers.iter().zip(tars) {
         files.push((name, tar));
     }
@@ -123,10 +128,13 @@ async fn docker_archives_are_imported() {
     // Compressed on the way where that is asked for.
     let fresh = Stack::new("overlayfs");
     let to = ImageStore { extra_references: vec![prefix("x", false)], ..fresh.store("") };
-    let from = Source::Archive { media_type: String::new(), force_compress: true, bytes: Pieces::of(&archive) };
+    let from =
+        Source::Archive { media_type: String::new(), force_compress: true, bytes: Pieces::of(&archive) };
     let images = fresh.transfer(from, Destination::ImageStore(to)).await.unwrap();
     let target = &images[0].target.digest;
-    let data = windlass_core::content::read_all(&*database(&fresh).content(), &fresh.cx, target, 1 << 20).await.unwrap();
+    let data = windlass_core::content::read_all(&*database(&fresh).content(), &fresh.cx, target, 1 << 20)
+        .await
+        .unwrap();
     assert!(String::from_utf8_lossy(&data).contains("diff.tar.gzip"));
 }
 
@@ -151,7 +159,10 @@ async fn hostile_archives_leave_nothing() {
         ("documents without end", tar(&[("manifest.json", deep.as_bytes())])),
         ("an unknown layout", tar(&[("oci-layout", br#"{"imageLayoutVersion":"9"}"#)])),
         ("no index", tar(&[("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)])),
-        ("files that are not there", tar(&[("manifest.json", br#"[{"Config":"../../etc/passwd","Layers":[]}]"#)])),
+        (
+            "files that are not there",
+            tar(&[("manifest.json", br#"[{"Config":"../../etc/passwd","Layers":[]}]"#)]),
+        ),
         ("bad names", docker_archive(&made, &[], &["../../x:1"])),
         ("layers that do not fit", good.clone()),
         ("cut short", good[..700].to_vec()),
@@ -160,7 +171,11 @@ async fn hostile_archives_leave_nothing() {
     for (what, data) in cases {
         let stack = Stack::new("overlayfs");
         let error = import(&stack, &data, vec![prefix("x", false)]).await.expect_err(what);
-        assert!(matches!(error.class(), Class::InvalidArgument | Class::FailedPrecondition), "{what}: {}", error.chain());
+        assert!(
+            matches!(error.class(), Class::InvalidArgument | Class::FailedPrecondition),
+            "{what}: {}",
+            error.chain()
+        );
         stack.assert_clean().await;
     }
 }

@@ -189,11 +189,14 @@ async fn a_blob_may_be_fetched_by_parts() {
 async fn busy_registries_are_asked_again() {
     let made = three();
     let registry = served(&made).await;
-    registry.fault("/manifests/1", [
-        Fault::Status(429, vec![("retry-after", "0".into())]),
-        Fault::Status(500, vec![]),
-        Fault::Status(503, vec![]),
-    ]);
+    registry.fault(
+        "/manifests/1",
+        [
+            Fault::Status(429, vec![("retry-after", "0".into())]),
+            Fault::Status(500, vec![]),
+            Fault::Status(503, vec![]),
+        ],
+    );
     registry.fault(made.layers[0].0.as_str(), [Fault::Status(502, vec![]), Fault::Status(429, vec![])]);
     let stack = Stack::new("overlayfs");
     stack.pull(registry.image(APP)).await.unwrap();
@@ -279,7 +282,8 @@ async fn hostile_documents_are_refused() {
     let mut inner = images::index(&[(&made, &Platform::host().to_string())]);
     for _ in 0..10_000 {
         let next = blob(
-            serde_json::json!({"schemaVersion": 2, "manifests": [images::descriptor(INDEX, &inner)]}).to_string(),
+            serde_json::json!({"schemaVersion": 2, "manifests": [images::descriptor(INDEX, &inner)]})
+                .to_string(),
         );
         registry.add_document("app", "deep", INDEX, &next);
         inner = next;
@@ -351,7 +355,12 @@ async fn many_pulls_fetch_once() {
         let cx = stack.cx.clone();
         tokio::spawn(async move {
             local
-                .transfer(&cx, Source::Registry(from), Destination::ImageStore(to), Arc::new(Lines::default()))
+                .transfer(
+                    &cx,
+                    Source::Registry(from),
+                    Destination::ImageStore(to),
+                    Arc::new(Lines::default()),
+                )
                 .await
         })
     });
@@ -408,7 +417,9 @@ async fn a_client_that_goes_leaves_what_can_be_resumed() {
     pulling.abort();
     assert!(pulling.await.unwrap_err().is_cancelled());
     // It takes back what it began; the wait is for its own task.
-    while !stack.snapshots().await.is_empty() || !stack.db.leases().list(&stack.cx, &Default::default()).await.unwrap().is_empty() {
+    while !stack.snapshots().await.is_empty()
+        || !stack.db.leases().list(&stack.cx, &Default::default()).await.unwrap().is_empty()
+    {
         tokio::task::yield_now().await;
     }
     assert_eq!(stack.ingests().await, [(format!("layer-{layer}"), 100_000)]);
@@ -447,7 +458,8 @@ async fn registries_that_ask_get_credentials() {
         let mut from = registry.image(APP);
         let error = stack.pull(from.clone()).await.unwrap_err();
         assert_eq!(error.class(), Class::Unauthenticated, "{}", error.chain());
-        from.authenticator = Some(Arc::new(Known(Credentials::Basic { username: "x".into(), secret: "y".into() })));
+        from.authenticator =
+            Some(Arc::new(Known(Credentials::Basic { username: "x".into(), secret: "y".into() })));
         let error = stack.pull(from.clone()).await.unwrap_err();
         assert_eq!(error.class(), Class::Unauthenticated, "{}", error.chain());
         stack.assert_clean().await;
@@ -473,13 +485,22 @@ async fn credentials_stay_with_their_host() {
     let stack = Stack::new("overlayfs");
     let mut from = registry.image(APP);
     from.headers.push(("x-secret".into(), "s".into()));
-    from.authenticator = Some(Arc::new(Known(Credentials::Basic { username: "me".into(), secret: "pw".into() })));
+    from.authenticator =
+        Some(Arc::new(Known(Credentials::Basic { username: "me".into(), secret: "pw".into() })));
     stack.pull(from.clone()).await.unwrap();
     pulled(&stack, &made).await;
-    assert!(registry.seen().iter().any(|s| s.headers.contains_key(AUTHORIZATION) && s.headers.contains_key("x-secret")));
+    assert!(
+        registry
+            .seen()
+            .iter()
+            .any(|s| s.headers.contains_key(AUTHORIZATION) && s.headers.contains_key("x-secret"))
+    );
     assert!(elsewhere.count(Method::GET, "/blobs/") >= 3);
     for seen in elsewhere.seen() {
-        assert!(!seen.headers.contains_key(AUTHORIZATION) && !seen.headers.contains_key("x-secret"), "{seen:?}");
+        assert!(
+            !seen.headers.contains_key(AUTHORIZATION) && !seen.headers.contains_key("x-secret"),
+            "{seen:?}"
+        );
     }
     // Where the other host asks for credentials, the pull fails rather than telling.
     let guarded = served(&made).await;
@@ -514,7 +535,8 @@ async fn foreign_layers_come_without_credentials() {
     registry.require(Auth::Basic("Basic bWU6cHc=".into()));
     let stack = Stack::new("overlayfs");
     let mut from = registry.image(APP);
-    from.authenticator = Some(Arc::new(Known(Credentials::Basic { username: "me".into(), secret: "pw".into() })));
+    from.authenticator =
+        Some(Arc::new(Known(Credentials::Basic { username: "me".into(), secret: "pw".into() })));
     stack.pull(from).await.unwrap();
     pulled(&stack, &made).await;
     assert_eq!(foreign.count(Method::GET, layer.0.as_str()), 1);
@@ -587,7 +609,8 @@ async fn another_namespace_shares_content() {
     stack.cx = Context::new("other");
     stack.pull(registry.image(APP)).await.unwrap();
     pulled(&stack, &made).await;
-    let fetched: Vec<_> = registry.seen().into_iter().filter(|s| s.method == Method::GET).map(|s| s.path).collect();
+    let fetched: Vec<_> =
+        registry.seen().into_iter().filter(|s| s.method == Method::GET).map(|s| s.path).collect();
     assert_eq!(fetched, [""; 0]);
 }
 

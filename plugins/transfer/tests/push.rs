@@ -57,7 +57,9 @@ async fn blobs_of_the_same_registry_are_mounted() {
     push(&stack, &name, registry.image("new/app:1")).await.unwrap();
     let mounts: Vec<_> = registry.seen().into_iter().filter(|s| s.method == Method::POST).collect();
     assert_eq!(mounts.len(), 4);
-    assert!(mounts.iter().all(|m| m.query.contains("from=base%2Fapp") && m.query.contains("mount=sha256%3A")));
+    assert!(
+        mounts.iter().all(|m| m.query.contains("from=base%2Fapp") && m.query.contains("mount=sha256%3A"))
+    );
     assert_eq!(registry.count(Method::PUT, "/blobs/"), 0);
 }
 
@@ -78,6 +80,9 @@ async fn broken_uploads_go_on_where_they_were() {
     assert!(to.count(Method::PATCH, "/") + to.count(Method::GET, "/blobs/uploads/") > 0, "{:?}", to.seen());
     let refused = Registry::start().await;
     refused.fault("/", vec![Fault::Status(403, vec![]); 100]);
-    assert_eq!(push(&stack, &name, refused.image("app:1")).await.unwrap_err().class(), Class::PermissionDenied);
+    assert_eq!(
+        push(&stack, &name, refused.image("app:1")).await.unwrap_err().class(),
+        Class::PermissionDenied
+    );
     assert!(push(&stack, "nothing", to.image("x:1")).await.unwrap_err().is_not_found());
 }

@@ -89,12 +89,22 @@ impl<R: Read> Reader<R> {
         Err(bad("too many extensions before one entry"))
     }
 
-    fn described(&mut self, block: &[u8; BLOCK], typeflag: u8, size: u64, found: Extensions) -> io::Result<Entry> {
+    fn described(
+        &mut self,
+        block: &[u8; BLOCK],
+        typeflag: u8,
+        size: u64,
+        found: Extensions,
+    ) -> io::Result<Entry> {
         let name = match found.path {
             Some(name) => name,
             None => {
                 let name = cut(&block[..100])?;
-                let prefix = if &block[257..262] == b"ustar" && block[262] == 0 { cut(&block[345..500])? } else { String::new() };
+                let prefix = if &block[257..262] == b"ustar" && block[262] == 0 {
+                    cut(&block[345..500])?
+                } else {
+                    String::new()
+                };
                 if prefix.is_empty() { name } else { format!("{prefix}/{name}") }
             }
         };
@@ -105,7 +115,11 @@ impl<R: Read> Reader<R> {
             b'2' => Kind::Symlink(found.link.map_or_else(|| cut(&block[157..257]), Ok)?),
             _ => Kind::Other,
         };
-        let size = if typeflag == b'0' || typeflag == 0 || typeflag == b'7' { found.size.unwrap_or(size) } else { self.left };
+        let size = if typeflag == b'0' || typeflag == 0 || typeflag == b'7' {
+            found.size.unwrap_or(size)
+        } else {
+            self.left
+        };
         self.left = size;
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
         Ok(Entry { name, kind, size })
@@ -229,9 +243,16 @@ fn verify(block: &[u8; BLOCK]) -> io::Result<()> {
     let said = number(&block[148..156])?;
     let at = |(n, b): (usize, &u8)| if (148..156).contains(&n) { 32 } else { u64::from(*b) };
     let sum: u64 = block.iter().enumerate().map(at).sum();
-    let signed: i64 =
-        block.iter().enumerate().map(|(n, b)| if (148..156).contains(&n) { 32 } else { i64::from(*b as i8) }).sum();
-    if said == sum || i64::try_from(said) == Ok(signed) { Ok(()) } else { Err(bad("header checksum is wrong: not a tar archive")) }
+    let signed: i64 = block
+        .iter()
+        .enumerate()
+        .map(|(n, b)| if (148..156).contains(&n) { 32 } else { i64::from(*b as i8) })
+        .sum();
+    if said == sum || i64::try_from(said) == Ok(signed) {
+        Ok(())
+    } else {
+        Err(bad("header checksum is wrong: not a tar archive"))
+    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use windlass_core::content::{Sync, Writer, WriterOptions, read_all};
 use windlass_core::diff::Applied;
 use windlass_core::digest::Hasher;
@@ -48,7 +48,7 @@ pub enum Got {
 /// The unpacking side of a layer that is fetched.
 pub struct Tee<'a> {
     /// Starts unpacking what the reader yields.
-    pub start: Box<dyn FnOnce(Pipe) -> JoinHandle<Result<Applied>> + Send + 'a>,
+    pub start: Box<dyn FnOnce(Pipe) -> BoxFuture<'static, Result<Applied>> + Send + 'a>,
     /// What the uncompressed layer must be.
     pub diff_id: Digest,
 }
@@ -204,7 +204,9 @@ impl Blobs {
         }
         writer.write(data.clone()).await?;
         match writer.commit(descriptor.size, Some(&descriptor.digest), wanted.clone()).await {
-            Err(error) if error.is(Class::AlreadyExists) => self.add_labels(&descriptor.digest, wanted).await?,
+            Err(error) if error.is(Class::AlreadyExists) => {
+                self.add_labels(&descriptor.digest, wanted).await?
+            }
             committed => _ = committed?,
         }
         Ok(data)
@@ -286,7 +288,11 @@ impl Blobs {
             let status = writer.status();
             let lies = status.offset >= descriptor.size && writer.digest() != *digest;
             drop(writer);
-            if status.offset == 0 || lies || error.is(Class::FailedPrecondition) || error.is(Class::InvalidArgument) {
+            if status.offset == 0
+                || lies
+                || error.is(Class::FailedPrecondition)
+                || error.is(Class::InvalidArgument)
+            {
                 self.abort(descriptor).await;
             }
         }
@@ -332,21 +338,22 @@ impl Blobs {
         writer: &mut dyn Writer,
         tee: Tee<'_>,
     ) -> Result<Applied> {
-        let digest = &descriptor.digest;
         let (sender, parts) = mpsc::channel(QUEUE);
         let unpacking = (tee.start)(Pipe { parts, current: Bytes::new(), ended: false, touched: false });
         let downloaded = self.download(descriptor, writer, Some(sender)).await;
-        let applied =
-            unpacking.await.map_err(|e| Error::internal(format!("unpacking of {digest} ended")).with_source(e))?;
+        let applied = unpacking.await;
         // Where the download broke off, that is why the unpacking failed too; not the other way round.
         let applied = match (downloaded, applied) {
-            (Err(error), Err(cause)) if error.is(Class::Aborted) => return Err(refused(descriptor, writer, cause)),
+            (Err(error), Err(cause)) if error.is(Class::Aborted) => {
+                return Err(refused(descriptor, writer, cause));
+            }
             (Err(error), _) => return Err(error),
             (Ok(()), Err(cause)) => return Err(refused(descriptor, writer, cause)),
             (Ok(()), Ok(applied)) => applied,
         };
         if applied.diff_id != tee.diff_id {
             // The same of wrong bytes: they are the likelier cause.
+            let digest = &descriptor.digest;
             let error = wrong_diff_id(&applied.diff_id, &tee.diff_id, digest);
             return Err(if writer.digest() == *digest { error } else { refused(descriptor, writer, error) });
         }
@@ -396,12 +403,16 @@ fn refused(descriptor: &Descriptor, writer: &dyn Writer, cause: Error) -> Error 
     let digest = writer.digest();
     if writer.status().offset == descriptor.size && digest != descriptor.digest {
         let wanted = &descriptor.digest;
-        return Error::precondition(format!("unexpected digest {digest} of what the registry gave as {wanted}"))
-            .with_source(cause);
+        return Error::precondition(format!(
+            "unexpected digest {digest} of what the registry gave as {wanted}"
+        ))
+        .with_source(cause);
     }
     cause.context(format!("failed to extract layer ({} {})", descriptor.media_type, descriptor.digest))
 }
 
 pub fn wrong_diff_id(got: &Digest, want: &Digest, layer: &Digest) -> Error {
-    Error::invalid(format!("wrong diff id {got} calculated on extraction of {layer}, the image's config says {want}"))
+    Error::invalid(format!(
+        "wrong diff id {got} calculated on extraction of {layer}, the image's config says {want}"
+    ))
 }

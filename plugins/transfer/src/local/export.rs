@@ -40,15 +40,26 @@ struct Export<'a> {
     docker: Vec<(Descriptor, Vec<String>)>,
 }
 
-pub async fn export(job: Job, from: ImageStore, options: ExportOptions, to: Box<dyn ByteSink>) -> Result<Vec<Image>> {
+pub async fn export(
+    job: Job,
+    from: ImageStore,
+    options: ExportOptions,
+    to: Box<dyn ByteSink>,
+) -> Result<Vec<Image>> {
     super::lease::under(job, async |job| run(&job, from, options, to).await).await
 }
 
-async fn run(job: &Job, from: ImageStore, options: ExportOptions, mut to: Box<dyn ByteSink>) -> Result<Vec<Image>> {
+async fn run(
+    job: &Job,
+    from: ImageStore,
+    options: ExportOptions,
+    mut to: Box<dyn ByteSink>,
+) -> Result<Vec<Image>> {
     let tracker = Tracker::new(job.progress.clone(), &from.name, "exporting");
     tracker.say("Exporting".into());
     let images = lookup(job, &from).await?;
-    let platforms = if options.platforms.is_empty() { vec![Platform::host()] } else { options.platforms.clone() };
+    let platforms =
+        if options.platforms.is_empty() { vec![Platform::host()] } else { options.platforms.clone() };
     let mut export = Export {
         job,
         options: &options,
@@ -162,7 +173,11 @@ impl Export<'_> {
         self.blob(target.clone());
         let picked = self.wanted.choose(&entries, 0);
         let picked = match picked {
-            Err(error) if error.is_not_found() && self.options.all_platforms && self.options.platforms.is_empty() => {
+            Err(error)
+                if error.is_not_found()
+                    && self.options.all_platforms
+                    && self.options.platforms.is_empty() =>
+            {
                 Vec::new()
             }
             picked => picked?,
@@ -268,7 +283,10 @@ async fn write(job: &Job, to: &mut dyn ByteSink, name: &str, record: Record) -> 
     while at < descriptor.size {
         let data = blob.read_at(at, PART).await?;
         if data.is_empty() {
-            return Err(Error::data_loss(format!("content {digest} ends at {at} of {} bytes", descriptor.size)));
+            return Err(Error::data_loss(format!(
+                "content {digest} ends at {at} of {} bytes",
+                descriptor.size
+            )));
         }
         at += data.len() as u64;
         hasher.update(&data);

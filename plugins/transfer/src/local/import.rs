@@ -8,18 +8,17 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use windlass_core::content::{Info, Sync, Writer, WriterOptions, read_all};
+use windlass_core::content::{Sync, Writer, WriterOptions, read_all};
 use windlass_core::image::Image;
 use windlass_core::transfer::{ByteSource, ImageStore, NoProgress};
-use windlass_core::{Class, Descriptor, Digest, Error, Filters, Labels, Result};
+use windlass_core::{Class, Descriptor, Digest, Error, Labels, Result};
 
 use super::blobs::Blobs;
 use super::lease::{self, unique};
 use super::pull::{manifest_content, walk};
-use super::{Job, records};
+use super::{Job, made, on_thread, records};
 use crate::archive::reader::{Entry, Kind, Reader};
 use crate::document::{Config, Document, MAX_DOCUMENT};
 use crate::progress::Tracker;
@@ -54,11 +53,15 @@ async fn run(
     let said = Tracker::new(job.progress.clone(), &to.name, "importing");
     said.say("Importing".into());
     let index = {
-        let reader = SourceReader { job: job.clone(), handle: Handle::current(), source: bytes, current: Bytes::new() };
+        let reader = SourceReader {
+            job: job.clone(),
+            handle: Handle::current(),
+            source: bytes,
+            current: Bytes::new(),
+        };
         let inside = job.clone();
         // Reading and decompressing block; the content store is awaited from there.
-        let task = tokio::task::spawn_blocking(move || read(&inside, reader, &media_type));
-        let found = task.await.map_err(|e| Error::internal("reading of an archive ended").with_source(e))??;
+        let found = on_thread("import", move || read(&inside, reader, &media_type)).await?;
         found.index(&job, compress).await?
     };
     step!("import.after-read");
@@ -68,7 +71,9 @@ async fn run(
     let blobs = Blobs { job: inner, tracker, client: None };
     let manifests = walk(&blobs, &index, &to, true).await?;
     if manifests.is_empty() {
-        return Err(Error::not_found("image might be filtered out: the archive has nothing for the wanted platforms"));
+        return Err(Error::not_found(
+            "image might be filtered out: the archive has nothing for the wanted platforms",
+        ));
     }
     for manifest in &manifests {
         job.go_on()?;
@@ -237,8 +242,10 @@ impl Archive {
             if layout.version != "1.0.0" {
                 return Err(Error::invalid(format!("unsupported OCI version {:.64}", layout.version)));
             }
-            let (digest, size) =
-                self.blobs.get("index.json").ok_or_else(|| Error::invalid("missing index.json in OCI layout 1.0.0"))?;
+            let (digest, size) = self
+                .blobs
+                .get("index.json")
+                .ok_or_else(|| Error::invalid("missing index.json in OCI layout 1.0.0"))?;
             return Ok(Descriptor::new(media::INDEX, digest.clone(), *size));
         }
         let manifests = self.docker.take().ok_or_else(|| Error::invalid("unrecognized image format"))?;
@@ -252,7 +259,7 @@ impl Archive {
         for manifest in manifests {
             entries.extend(self.docker_image(job, manifest, compress).await?);
         }
-        write_document(job, &Index { schema_version: 2, manifests: entries }, media::INDEX).await
+        made::document(job, &Index { schema_version: 2, manifests: entries }, media::INDEX).await
     }
 
     fn blob(&self, what: &str, name: &str) -> Result<(Digest, u64)> {
@@ -267,7 +274,7 @@ impl Archive {
         let mut layers = Vec::new();
         for name in of.layers.unwrap_or_default() {
             let (digest, size) = self.blob("layer", &name)?;
-            layers.push(layer(job, digest, size, compress).await?);
+            layers.push(made::layer(job, digest, size, compress).await?);
         }
         let data = read_all(&*job.local.parts.content, &job.cx, &digest, MAX_DOCUMENT).await?;
         let config = Config::parse(&digest, &data)?;
@@ -277,7 +284,7 @@ impl Archive {
             config: Descriptor::new(media::DOCKER_CONFIG, digest, size),
             layers,
         };
-        let mut descriptor = write_document(job, &manifest, media::DOCKER_MANIFEST).await?;
+        let mut descriptor = made::document(job, &manifest, media::DOCKER_MANIFEST).await?;
         descriptor.platform = Some(config.platform.normalized());
         let tags = of.repo_tags.unwrap_or_default();
         if tags.is_empty() {
@@ -287,7 +294,9 @@ impl Archive {
             let name = reference::normalize(tag)?;
             let tag = Spec::parse(&name)?.tag().map(str::to_owned);
             let mut descriptor = descriptor.clone();
-            descriptor.annotations.insert(media::ANNOTATION_REF_NAME.into(), tag.unwrap_or_else(|| name.clone()));
+            descriptor
+                .annotations
+                .insert(media::ANNOTATION_REF_NAME.into(), tag.unwrap_or_else(|| name.clone()));
             descriptor.annotations.insert(media::ANNOTATION_IMAGE_NAME.into(), name);
             Ok(descriptor)
         };
@@ -379,96 +388,15 @@ fn finish(handle: &Handle, writer: &mut dyn Writer, size: u64, expected: Option<
     }
 }
 
-async fn write_document(job: &Job, document: &impl Serialize, media_type: &str) -> Result<Descriptor> {
-    let data: Bytes =
-        serde_json::to_vec(document).map_err(|e| Error::internal("write JSON").with_source(e))?.into();
-    let descriptor = Descriptor::new(media_type, Digest::of(&data), data.len() as u64);
-    let options = WriterOptions {
-        reference: unique(&format!("manifest-{}", descriptor.digest)),
-        total: descriptor.size,
-        expected: Some(descriptor.digest.clone()),
-        sync: Sync::Caller,
-    };
-    let mut writer = match job.local.parts.content.writer(&job.cx, options).await {
-        Err(error) if error.is(Class::AlreadyExists) => return Ok(descriptor),
-        writer => writer?,
-    };
-    writer.write(data).await?;
-    match writer.commit(descriptor.size, Some(&descriptor.digest), Labels::new()).await {
-        Err(error) if !error.is(Class::AlreadyExists) => Err(error),
-        _ => Ok(descriptor),
-    }
-}
-
-/// The descriptor of a layer file: a compressed form of it that the store has already is taken instead.
-async fn layer(job: &Job, digest: Digest, size: u64, compress: bool) -> Result<Descriptor> {
-    let content = &*job.local.parts.content;
-    let filter = format!("labels.\"{}\"=={digest}", media::LABEL_UNCOMPRESSED);
-    let known: Option<Info> = content.list(&job.cx, &Filters::parse(&[filter])?).next().await.transpose()?;
-    let (digest, size) = known.map_or((digest, size), |info| (info.digest, info.size));
-    let start = content.reader(&job.cx, &digest).await?.read_at(0, 10).await?;
-    let compressed = matches!(&start[..], [0x1f, 0x8b, 0x08, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..]);
-    let media_type = match &start[..] {
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => media::DOCKER_LAYER_ZSTD,
-        [0x1f, 0x8b, 0x08, ..] => media::DOCKER_LAYER_GZIP,
-        _ => media::DOCKER_LAYER,
-    };
-    if compressed || !compress {
-        return Ok(Descriptor::new(media_type, digest, size));
-    }
-    let (job, handle) = (job.clone(), Handle::current());
-    tokio::task::spawn_blocking(move || gzip(&job, &handle, &digest, size))
-        .await
-        .map_err(|e| Error::internal("compression of a layer ended").with_source(e))?
-}
-
-fn gzip(job: &Job, handle: &Handle, digest: &Digest, size: u64) -> Result<Descriptor> {
-    use std::io::Write;
-    let content = &job.local.parts.content;
-    let blob = handle.block_on(content.reader(&job.cx, digest))?;
-    let reference = unique(&format!("compress-blob-{}", digest.encoded()));
-    let options =
-        WriterOptions { reference: reference.clone(), total: 0, expected: None, sync: Sync::Caller };
-    let mut writer = handle.block_on(content.writer(&job.cx, options))?;
-    let result = (|| {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(PART), flate2::Compression::default());
-        let mut at = 0;
-        while at < size {
-            job.go_on()?;
-            let data = handle.block_on(blob.read_at(at, PART))?;
-            if data.is_empty() {
-                return Err(Error::data_loss(format!("content {digest} ends at {at} of {size} bytes")));
-            }
-            at += data.len() as u64;
-            encoder.write_all(&data).map_err(|e| Error::io("compress a layer", e))?;
-            let out = std::mem::take(encoder.get_mut());
-            if !out.is_empty() {
-                handle.block_on(writer.write(out.into()))?;
-            }
-        }
-        let rest = encoder.finish().map_err(|e| Error::io("compress a layer", e))?;
-        handle.block_on(writer.write(rest.into()))?;
-        let (size, made) = (writer.status().offset, writer.digest());
-        let labels = Labels::from([(media::LABEL_UNCOMPRESSED.to_owned(), digest.to_string())]);
-        match handle.block_on(writer.commit(size, Some(&made), labels)) {
-            Err(error) if !error.is(Class::AlreadyExists) => Err(error),
-            _ => Ok(Descriptor::new(media::DOCKER_LAYER_GZIP, made, size)),
-        }
-    })();
-    if result.is_err() {
-        drop(writer);
-        let _ = handle.block_on(content.abort(&job.cx, &reference));
-    }
-    result
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_are_cleaned() {
-        for (name, want) in [("./a//b/../c", "a/c"), ("../../x", "x"), ("/oci-layout", "oci-layout"), (".", "")] {
+        for (name, want) in
+            [("./a//b/../c", "a/c"), ("../../x", "x"), ("/oci-layout", "oci-layout"), (".", "")]
+        {
             assert_eq!(clean(name), want);
         }
     }

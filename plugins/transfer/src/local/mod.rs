@@ -7,6 +7,7 @@ mod blobs;
 mod export;
 mod import;
 mod lease;
+mod made;
 mod pull;
 mod push;
 mod records;
@@ -16,6 +17,7 @@ mod unpack;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use windlass_core::diff::Differ;
 use windlass_core::image::{self, Image};
@@ -29,6 +31,9 @@ use crate::locks::Locks;
 use crate::registry::{self, Limits};
 
 pub use unpack::Unpacker;
+
+/// Layers unpacked at once by all transfers together. Far more than make sense, so that many that hang hold up nobody.
+const MAX_UNPACKING: usize = 256;
 
 /// What the transferrer works with.
 pub struct Parts {
@@ -56,6 +61,8 @@ pub(crate) struct Inner {
     limits: Limits,
     /// Blobs that are being fetched, by digest: asked for twice, fetched once.
     blobs: Arc<Locks>,
+    /// Layers that are being unpacked by all transfers together: each has a thread.
+    unpacking: Arc<Semaphore>,
     /// Snapshots that are being made, by namespace, snapshotter and chain id.
     chains: Arc<Locks>,
 }
@@ -85,6 +92,25 @@ impl Job {
     }
 }
 
+/// Runs `work` on a thread of its own: what waits for a network or a client must not fill the pool that the stores
+/// do their file work in.
+fn on_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> impl Future<Output = Result<T>> + Send + 'static {
+    let (sender, outcome) = oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _entered = runtime.enter();
+        let _ = sender.send(work());
+    });
+    let failed = format!("thread {name}");
+    async move {
+        started.map_err(|e| Error::io(format!("start {failed}"), e))?;
+        outcome.await.map_err(|e| Error::internal(format!("{failed} ended early")).with_source(e))?
+    }
+}
+
 fn canceled() -> Error {
     Error::canceled("transfer canceled: its client has gone")
 }
@@ -97,7 +123,8 @@ impl Local {
     /// With other time limits towards registries.
     pub fn with_limits(parts: Parts, config: Config, limits: Limits) -> Self {
         let (blobs, chains) = Default::default();
-        Self(Arc::new(Inner { parts, config, limits, blobs, chains }))
+        let unpacking = Arc::new(Semaphore::new(MAX_UNPACKING));
+        Self(Arc::new(Inner { parts, config, limits, blobs, unpacking, chains }))
     }
 }
 
@@ -150,7 +177,9 @@ async fn run(job: Job, source: Source, destination: Destination) -> Result<Vec<I
             export::export(job, from, options, bytes).await
         }
         (Source::ImageStore(from), Destination::ImageStore(to)) => tag(job, from, to).await,
-        (Source::Archive { bytes: from, .. }, Destination::Archive { bytes: to, .. }) => echo(job, from, to).await,
+        (Source::Archive { bytes: from, .. }, Destination::Archive { bytes: to, .. }) => {
+            echo(job, from, to).await
+        }
         (Source::Registry(_), _) | (Source::Archive { .. }, Destination::Registry(_)) => {
             Err(Error::unimplemented("unable to transfer from this source to this destination"))
         }

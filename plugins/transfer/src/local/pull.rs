@@ -98,7 +98,11 @@ pub async fn manifest_content(blobs: &Blobs, manifest: &Found, to: &ImageStore) 
     let parsed = if readable {
         let data = blobs.document(config, |_| Ok(Labels::new())).await?;
         // What is only carried along need not make sense.
-        if manifest.whole && !to.unpacks.is_empty() { Some(Config::parse(&config.digest, &data)?) } else { None }
+        if manifest.whole && !to.unpacks.is_empty() {
+            Some(Config::parse(&config.digest, &data)?)
+        } else {
+            None
+        }
     } else if blobs.client.is_some() {
         blobs.blob(config, None).await?;
         None
@@ -199,7 +203,13 @@ pub async fn walk(blobs: &Blobs, root: &Descriptor, to: &ImageStore, archive: bo
 }
 
 /// What of an index is gone into.
-fn below(wanted: &Wanted, entries: Vec<Descriptor>, to: &ImageStore, whole: bool, strict: bool) -> Result<Vec<Node>> {
+fn below(
+    wanted: &Wanted,
+    entries: Vec<Descriptor>,
+    to: &ImageStore,
+    whole: bool,
+    strict: bool,
+) -> Result<Vec<Node>> {
     let picked = match wanted.choose(&entries, to.manifest_limit) {
         Err(error) if strict => return Err(error),
         picked => picked.unwrap_or_default(),
@@ -208,7 +218,8 @@ fn below(wanted: &Wanted, entries: Vec<Descriptor>, to: &ImageStore, whole: bool
         return Ok(picked.into_iter().map(|descriptor| Node { descriptor, whole }).collect());
     }
     let picked: HashSet<_> = picked.into_iter().map(|d| d.digest).collect();
-    let node = |descriptor: Descriptor| Node { whole: whole && picked.contains(&descriptor.digest), descriptor };
+    let node =
+        |descriptor: Descriptor| Node { whole: whole && picked.contains(&descriptor.digest), descriptor };
     Ok(entries.into_iter().map(node).collect())
 }
 
@@ -270,7 +281,8 @@ impl Inner {
         if let Some(with) = preferred {
             return Some((*with).clone());
         }
-        let named = Some(snapshotter).filter(|s| !s.is_empty()).and_then(|id| (self.parts.snapshotters)(id))?;
+        let named =
+            Some(snapshotter).filter(|s| !s.is_empty()).and_then(|id| (self.parts.snapshotters)(id))?;
         Some(Arc::new(Unpacker {
             platform: platform.clone(),
             only_os: !self.config.check_platform_supported,

@@ -103,7 +103,10 @@ async fn plan(
             };
             let media_type = descriptor.media_type.as_str();
             if !media::is_manifest(media_type) && !media::is_index(media_type) {
-                return Err(Error::invalid(format!("{} of type {media_type:?} is no image", descriptor.digest)));
+                return Err(Error::invalid(format!(
+                    "{} of type {media_type:?} is no image",
+                    descriptor.digest
+                )));
             }
             let data = read_all(content, &job.cx, &descriptor.digest, MAX_DOCUMENT).await?;
             let document = Document::parse(&descriptor, &data)?;

@@ -133,7 +133,12 @@ mod tests {
         d
     }
 
-    fn prefix(name: &str, allow_overwrite: bool, add_digest: bool, skip_named_digest: bool) -> ImageReference {
+    fn prefix(
+        name: &str,
+        allow_overwrite: bool,
+        add_digest: bool,
+        skip_named_digest: bool,
+    ) -> ImageReference {
         ImageReference { name: name.into(), is_prefix: true, allow_overwrite, add_digest, skip_named_digest }
     }
 

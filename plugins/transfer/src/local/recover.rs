@@ -28,7 +28,9 @@ pub async fn left_over(database: &dyn Database) -> Result<Vec<(Context, Lease)>>
 pub async fn clean(database: Arc<dyn Database>, left: Vec<(Context, Lease)>) {
     for (cx, lease) in left {
         match one(&*database, &cx, &lease.id).await {
-            Ok(()) => tracing::info!(namespace = %cx.namespace, lease = %lease.id, "cleaned up after a transfer"),
+            Ok(()) => {
+                tracing::info!(namespace = %cx.namespace, lease = %lease.id, "cleaned up after a transfer")
+            }
             Err(error) => {
                 tracing::warn!(lease = %lease.id, error = %error.chain(), "cannot clean up after a transfer");
             }
@@ -40,7 +42,9 @@ async fn one(database: &dyn Database, cx: &Context, lease: &str) -> Result<()> {
     let mut resumable = false;
     for resource in database.leases().list_resources(cx, lease).await? {
         resumable |= resource.kind == "ingests";
-        let Some(snapshotter) = resource.kind.strip_prefix("snapshots/").and_then(|id| database.snapshotter(id)) else {
+        let Some(snapshotter) =
+            resource.kind.strip_prefix("snapshots/").and_then(|id| database.snapshotter(id))
+        else {
             continue;
         };
         if resource.id.starts_with(EXTRACT) {

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures::future::select_all;
+use futures::FutureExt;
+use futures::future::{BoxFuture, select_all};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use windlass_core::content::Sync;
@@ -16,6 +17,7 @@ use windlass_core::{Class, Descriptor, Digest, Error, Labels, Result};
 
 use super::blobs::{Blobs, Got, Pipe, Tee, wrong_diff_id};
 use super::lease::unique;
+use super::on_thread;
 use crate::document::Config;
 use crate::locks::Guard;
 use crate::media;
@@ -49,7 +51,11 @@ pub struct Unpacker {
 
 impl Unpacker {
     pub fn serves(&self, platform: &Platform) -> bool {
-        if self.only_os { self.platform.normalized().os == platform.normalized().os } else { self.platform.matches(platform) }
+        if self.only_os {
+            self.platform.normalized().os == platform.normalized().os
+        } else {
+            self.platform.matches(platform)
+        }
     }
 
     fn is_layer(&self, media_type: &str) -> bool {
@@ -73,8 +79,14 @@ struct Pending {
 
 enum Prepared {
     /// The snapshot is there; of a remote one there is no content.
-    Present { remote: bool },
-    Active { key: String, mounts: Vec<Mount>, labels: Labels },
+    Present {
+        remote: bool,
+    },
+    Active {
+        key: String,
+        mounts: Vec<Mount>,
+        labels: Labels,
+    },
 }
 
 /// An image's layers on their way into snapshots.
@@ -93,7 +105,8 @@ pub struct Unpack {
 impl Unpack {
     /// `children`: what the manifest lists as layers.
     pub fn new(blobs: Blobs, with: Arc<Unpacker>, children: &[Descriptor], config: &Config) -> Result<Self> {
-        let layers: Vec<Descriptor> = children.iter().filter(|l| with.is_layer(&l.media_type)).cloned().collect();
+        let layers: Vec<Descriptor> =
+            children.iter().filter(|l| with.is_layer(&l.media_type)).cloned().collect();
         let diff_ids = config.rootfs.diff_ids.clone();
         if layers.len() != diff_ids.len() {
             return Err(Error::invalid(format!(
@@ -103,7 +116,10 @@ impl Unpack {
             )));
         }
         if layers.len() > MAX_LAYERS {
-            return Err(Error::invalid(format!("{} layers, at most {MAX_LAYERS} are unpacked", layers.len())));
+            return Err(Error::invalid(format!(
+                "{} layers, at most {MAX_LAYERS} are unpacked",
+                layers.len()
+            )));
         }
         let chains = (1..=diff_ids.len())
             .map(|n| snapshot::chain_id(&diff_ids[..n]).expect("at least one diff id").to_string())
@@ -259,7 +275,9 @@ impl Unpack {
                         return Ok(Prepared::Present { remote: true });
                     }
                 }
-                Err(error) => return Err(error.context(format!("failed to prepare extraction snapshot {key:?}"))),
+                Err(error) => {
+                    return Err(error.context(format!("failed to prepare extraction snapshot {key:?}")));
+                }
             }
         }
         Err(Error::exists(format!("unable to prepare extraction snapshot for {chain}")))
@@ -297,8 +315,12 @@ impl Unpack {
     async fn layer(&self, n: usize, mounts: Vec<Mount>) -> Result<()> {
         let job = &self.blobs.job;
         let _permit = job.unless_canceled(self.at_once.acquire()).await?;
+        let _thread = job.unless_canceled(job.local.unpacking.acquire()).await?;
         let (layer, diff_id) = (&self.layers[n], &self.diff_ids[n]);
-        let tee = Tee { start: Box::new(|pipe| self.unpack_stream(layer, mounts.clone(), pipe)), diff_id: diff_id.clone() };
+        let tee = Tee {
+            start: Box::new(|pipe| self.unpack_stream(layer, mounts.clone(), pipe)),
+            diff_id: diff_id.clone(),
+        };
         if self.blobs.blob(layer, Some(tee)).await? == Got::Stored {
             self.blobs.tracker.extracting(layer, 0);
             let got = self.unpack_stored(layer, &mounts).await.map_err(|e| {
@@ -315,9 +337,14 @@ impl Unpack {
         Ok(())
     }
 
-    fn unpack_stream(&self, layer: &Descriptor, mounts: Vec<Mount>, mut pipe: Pipe) -> JoinHandle<Result<Applied>> {
+    fn unpack_stream(
+        &self,
+        layer: &Descriptor,
+        mounts: Vec<Mount>,
+        mut pipe: Pipe,
+    ) -> BoxFuture<'static, Result<Applied>> {
         let (differs, media_type) = (self.with.differs.clone(), layer.media_type.clone());
-        tokio::task::spawn_blocking(move || {
+        on_thread("unpack", move || {
             let mut last = no_differ(&media_type);
             for differ in &differs {
                 match differ.apply_stream(&media_type, &mut pipe, &mounts) {
@@ -327,6 +354,7 @@ impl Unpack {
             }
             Err(last)
         })
+        .boxed()
     }
 
     async fn unpack_stored(&self, layer: &Descriptor, mounts: &[Mount]) -> Result<Digest> {
@@ -398,7 +426,9 @@ impl Unpack {
                     self.remove(&late.key).await;
                 }
                 Err(error) => {
-                    return Err(error.context(format!("failed to commit snapshot of layer {}", next.layer.digest)));
+                    return Err(
+                        error.context(format!("failed to commit snapshot of layer {}", next.layer.digest))
+                    );
                 }
             }
             crate::step!("pull.after-snapshot-commit");
@@ -442,7 +472,12 @@ fn as_upper(mounts: Vec<Mount>) -> Vec<Mount> {
             let mut options: Vec<String> =
                 m.options.iter().filter(|o| !matches!(o.as_str(), "rbind" | "bind")).cloned().collect();
             options.push(format!("upperdir={}", m.source));
-            vec![Mount { kind: "overlay".into(), source: "overlay".into(), target: m.target.clone(), options }]
+            vec![Mount {
+                kind: "overlay".into(),
+                source: "overlay".into(),
+                target: m.target.clone(),
+                options,
+            }]
         }
         _ => mounts,
     }

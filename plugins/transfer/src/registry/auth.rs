@@ -118,7 +118,9 @@ impl Authorizer {
                         return Err(refused("user name or password was not accepted".into()));
                     }
                     state.scheme = Some(match self.ask(&host, &raw).await? {
-                        Credentials::Basic { username, secret } if !username.is_empty() && !secret.is_empty() => {
+                        Credentials::Basic { username, secret }
+                            if !username.is_empty() && !secret.is_empty() =>
+                        {
                             Scheme::Fixed(basic(&username, &secret))
                         }
                         Credentials::Header { value, .. } => Scheme::Fixed(fixed(&value)?),
@@ -144,7 +146,8 @@ impl Authorizer {
 
     async fn bearer(&self, origin: &Origin, challenge: &Challenge, raw: &[String]) -> Result<Scheme> {
         let refused = |why: &str| Error::Unauthorized { host: origin.authority(), why: why.to_owned() };
-        let realm = challenge.parameters.get("realm").ok_or_else(|| refused("a token challenge without realm"))?;
+        let realm =
+            challenge.parameters.get("realm").ok_or_else(|| refused("a token challenge without realm"))?;
         let realm: Uri = realm.parse().map_err(|_| refused("the token challenge's realm is no URL"))?;
         let to = Origin::of(&realm)?;
         let credentials = self.ask(&origin.authority(), raw).await?;
@@ -154,9 +157,10 @@ impl Authorizer {
         if origin.secure && !to.secure && credentials != Credentials::None {
             return Err(refused("the token server is reached by plain HTTP only: no password is sent there"));
         }
-        let scopes = challenge.parameters.get("scope").map_or_else(Vec::new, |s| {
-            s.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()
-        });
+        let scopes = challenge
+            .parameters
+            .get("scope")
+            .map_or_else(Vec::new, |s| s.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect());
         let service = challenge.parameters.get("service").cloned().unwrap_or_default();
         Ok(Scheme::Bearer { realm, service, scopes, credentials })
     }
@@ -293,7 +297,9 @@ pub fn encoded(pairs: &[(&str, &str)]) -> String {
     let part = |out: &mut String, text: &str| {
         for b in text.bytes() {
             match b {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(b)),
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    out.push(char::from(b))
+                }
                 _ => out.push_str(&format!("%{b:02X}")),
             }
         }
@@ -358,7 +364,8 @@ mod tests {
 
     #[test]
     fn challenges_are_parsed() {
-        let c = parse(r#"Bearer realm="https://a/t?x=1",service="r\"s", scope="repository:a:pull,push""#).unwrap();
+        let c = parse(r#"Bearer realm="https://a/t?x=1",service="r\"s", scope="repository:a:pull,push""#)
+            .unwrap();
         assert_eq!(c.scheme, "bearer");
         assert_eq!(c.parameters["realm"], "https://a/t?x=1");
         assert_eq!(c.parameters["service"], "r\"s");

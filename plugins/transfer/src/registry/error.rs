@@ -102,8 +102,12 @@ pub fn detail(body: &[u8]) -> String {
     }
     let text = match serde_json::from_slice::<Document>(body) {
         Ok(document) => {
-            let lines: Vec<String> =
-                document.errors.iter().take(8).map(|e| format!("{}: {}", e.code.to_lowercase(), e.message)).collect();
+            let lines: Vec<String> = document
+                .errors
+                .iter()
+                .take(8)
+                .map(|e| format!("{}: {}", e.code.to_lowercase(), e.message))
+                .collect();
             lines.join("; ")
         }
         Err(_) if body.trim_ascii_start().starts_with(b"<") => String::new(),

@@ -9,10 +9,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use windlass_core::Descriptor;
 
+use super::Client;
 use super::error::{Error, Result};
 use super::http::{Response, shown};
 use super::request::{Host, Request, no_web_page, unexpected};
-use super::Client;
 use crate::media;
 
 /// A descriptor's bytes from an offset on.
@@ -258,7 +258,10 @@ impl Client {
 }
 
 fn length(want: u64, response: &Response) -> String {
-    format!("content length {} where {want} bytes are expected", response.content_length().unwrap_or_default())
+    format!(
+        "content length {} where {want} bytes are expected",
+        response.content_length().unwrap_or_default()
+    )
 }
 
 /// For hosts that know no ranges: reads up to `offset`. The part that goes beyond is given back first.

@@ -100,7 +100,8 @@ fn directory(dirs: &str, host: &str) -> Result<Option<PathBuf>> {
     if host.contains(['/', '\0']) || host.starts_with('.') {
         return Err(Error::Config(format!("registry host {host:?} cannot be looked up in a directory")));
     }
-    let with_port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()).map(|(n, p)| format!("{n}_{p}_"));
+    let with_port =
+        host.rsplit_once(':').filter(|(name, _)| !name.is_empty()).map(|(n, p)| format!("{n}_{p}_"));
     for root in dirs.split(':').filter(|d| !d.is_empty()) {
         for name in with_port.as_deref().into_iter().chain([host, "_default"]) {
             let dir = Path::new(root).join(name);
@@ -137,7 +138,8 @@ fn read_dir(dir: &Path) -> Result<Vec<HostConfig>> {
 }
 
 fn parse(dir: &Path, text: &str) -> Result<Vec<HostConfig>> {
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::Config(e.message().to_owned()))?;
+    let table: toml::Table =
+        text.parse().map_err(|e: toml::de::Error| Error::Config(e.message().to_owned()))?;
     let empty = toml::Table::new();
     let of_hosts = match table.get("host") {
         None => &empty,
@@ -166,7 +168,8 @@ fn order(text: &str, hosts: &toml::Table) -> Vec<String> {
     for line in text.lines() {
         let Some(rest) = line.trim_start().strip_prefix('[') else { continue };
         // The header itself is a key: as a document of its own it parses to nested tables.
-        let header = format!("[{}", rest.split_once('#').filter(|(k, _)| quotes_even(k)).map_or(rest, |(k, _)| k));
+        let header =
+            format!("[{}", rest.split_once('#').filter(|(k, _)| quotes_even(k)).map_or(rest, |(k, _)| k));
         let Ok(parsed) = header.trim_end().parse::<toml::Table>() else { continue };
         let Some(Value::Table(inner)) = parsed.get("host") else { continue };
         if let Some(name) = inner.keys().next()
@@ -211,7 +214,9 @@ fn host(dir: &Path, server: &str, config: &toml::Table) -> Result<HostConfig> {
     let tls = Tls { ca, client, skip_verify: flag("skip_verify")? };
     result.tls = (tls != Tls::default()).then_some(tls);
     if let Some(value) = config.get("header") {
-        let Value::Table(headers) = value else { return Err(Error::Config("\"header\" must be a table".into())) };
+        let Value::Table(headers) = value else {
+            return Err(Error::Config("\"header\" must be a table".into()));
+        };
         for (name, value) in headers {
             let values = strings(value, "header")?;
             result.headers.extend(values.into_iter().map(|v| (name.clone(), v)));
@@ -220,9 +225,9 @@ fn host(dir: &Path, server: &str, config: &toml::Table) -> Result<HostConfig> {
     result.dial_timeout = match config.get("dial_timeout") {
         None => None,
         Some(Value::String(text)) if text.is_empty() => None,
-        Some(Value::String(text)) => {
-            Some(duration(text).ok_or_else(|| Error::Config(format!("dial_timeout {text:?} is no duration")))?)
-        }
+        Some(Value::String(text)) => Some(
+            duration(text).ok_or_else(|| Error::Config(format!("dial_timeout {text:?} is no duration")))?,
+        ),
         Some(_) => return Err(Error::Config("\"dial_timeout\" must be a string".into())),
     };
     Ok(result)
@@ -332,7 +337,8 @@ fn certificates(dir: &Path) -> Result<Vec<HostConfig>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![HostConfig::default()]),
         Err(e) => return Err(Error::Config(format!("read {}: {e}", dir.display()))),
     };
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| !p.is_dir()).collect();
+    let mut files: Vec<PathBuf> =
+        entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| !p.is_dir()).collect();
     files.sort();
     for file in files {
         match file.extension().and_then(|e| e.to_str()) {
@@ -398,7 +404,10 @@ mod tests {
     fn without_a_file_the_rule_holds() {
         let of = |host: &str, scheme: &str| load("", host, scheme).unwrap().remove(0);
         assert_eq!(of("docker.io", "").host, "registry-1.docker.io");
-        assert_eq!((of("127.0.0.1:5000", "").scheme.as_str(), of("ghcr.io", "").scheme.as_str()), ("http", "https"));
+        assert_eq!(
+            (of("127.0.0.1:5000", "").scheme.as_str(), of("ghcr.io", "").scheme.as_str()),
+            ("http", "https")
+        );
         assert!(of("localhost:5000", "").tls.unwrap().skip_verify.unwrap());
         assert!(of("localhost:80", "").tls.is_none());
         assert_eq!(of("localhost", "").scheme, "https");
@@ -418,6 +427,9 @@ mod tests {
         let tls = host.tls.unwrap();
         assert_eq!((tls.ca.len(), tls.client[0].1.is_some()), (1, true));
         write(root.path(), "broken.example", "hosts.toml", "server = 3");
-        assert_eq!(load(root.path().to_str().unwrap(), "broken.example", "").unwrap()[0].host, "broken.example");
+        assert_eq!(
+            load(root.path().to_str().unwrap(), "broken.example", "").unwrap()[0].host,
+            "broken.example"
+        );
     }
 }

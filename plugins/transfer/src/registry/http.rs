@@ -78,7 +78,8 @@ impl Origin {
             Some("http") => false,
             _ => return Err(Error::Config(format!("{uri}: neither http nor https"))),
         };
-        let host = uri.host().filter(|h| !h.is_empty()).ok_or_else(|| Error::Config(format!("{uri}: no host")))?;
+        let host =
+            uri.host().filter(|h| !h.is_empty()).ok_or_else(|| Error::Config(format!("{uri}: no host")))?;
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         Ok(Self { secure, host: host.to_ascii_lowercase(), port })
     }
@@ -225,7 +226,8 @@ impl Transport {
 
     async fn dial(&self, origin: &Origin) -> Result<TcpStream> {
         let proxy = self.proxy(origin, false)?;
-        let (host, port) = proxy.as_ref().map_or((origin.host.as_str(), origin.port), |p| (p.host.as_str(), p.port));
+        let (host, port) =
+            proxy.as_ref().map_or((origin.host.as_str(), origin.port), |p| (p.host.as_str(), p.port));
         let name = host.trim_start_matches('[').trim_end_matches(']');
         let failed = |source| Error::Connect { host: format!("{host}:{port}"), source };
         let tcp = timeout(self.limits.dial, TcpStream::connect((name, port)))

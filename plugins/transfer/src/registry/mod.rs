@@ -62,7 +62,10 @@ impl Client {
         let spec = Spec::parse(&registry.reference)?;
         let dirs = if registry.host_dir.is_empty() { &options.host_dirs } else { &registry.host_dir };
         if !matches!(registry.default_scheme.as_str(), "" | "http" | "https") {
-            return Err(Error::Config(format!("scheme {:?} is neither http nor https", registry.default_scheme)));
+            return Err(Error::Config(format!(
+                "scheme {:?} is neither http nor https",
+                registry.default_scheme
+            )));
         }
         let configs = hosts::load(dirs, spec.host(), &registry.default_scheme)?;
         let common = request::headers(&registry.headers)?;
@@ -143,14 +146,22 @@ impl Client {
             Some(Error::Status { status, .. }) if status == 404 => Error::NotFound(self.reference.clone()),
             Some(Error::Unauthorized { host, why }) => Error::Unauthorized {
                 host,
-                why: format!("pull access denied, repository does not exist or may require authorization: {why}"),
+                why: format!(
+                    "pull access denied, repository does not exist or may require authorization: {why}"
+                ),
             },
             Some(error) => error,
             None => Error::NotFound(self.reference.clone()),
         })
     }
 
-    async fn resolve_at(&self, host: &Host, path: &str, digest: Option<&Digest>, last: bool) -> Result<Descriptor> {
+    async fn resolve_at(
+        &self,
+        host: &Host,
+        path: &str,
+        digest: Option<&Digest>,
+        last: bool,
+    ) -> Result<Descriptor> {
         let url = host.url(self.spec.host(), self.spec.repository(), path, &[])?;
         let request = Request::new(Method::HEAD, url, &self.scopes(false))
             .header(header::ACCEPT, &accept_any())?
@@ -216,7 +227,8 @@ fn weight(error: &Error) -> u8 {
 
 fn bounded(descriptor: Descriptor) -> Result<Descriptor> {
     if descriptor.size > MAX_DOCUMENT {
-        let what = format!("manifest {} of {} bytes (at most {MAX_DOCUMENT})", descriptor.digest, descriptor.size);
+        let what =
+            format!("manifest {} of {} bytes (at most {MAX_DOCUMENT})", descriptor.digest, descriptor.size);
         return Err(Error::Answer { url: what, why: "rejected".into() });
     }
     Ok(descriptor)
@@ -249,7 +261,8 @@ fn host(
         limits.dial = dial;
     }
     // Plain HTTP with a TLS configuration and no port that says which: HTTPS is tried first.
-    let ambiguous = config.scheme == "http" && config.tls.is_some() && hosts::port_of(&config.host) != Some(80);
+    let ambiguous =
+        config.scheme == "http" && config.tls.is_some() && hosts::port_of(&config.host) != Some(80);
     let scheme = if ambiguous { "https".to_owned() } else { config.scheme.clone() };
     let tls = config.tls.clone().unwrap_or_default();
     let authorizer = Authorizer::new(registry.authenticator.clone(), &registry.reference, headers.clone());

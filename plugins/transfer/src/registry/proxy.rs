@@ -45,7 +45,8 @@ fn parse(text: &str) -> Result<Proxy> {
     }
     let authority = url.authority().ok_or_else(|| bad("no host"))?;
     let authorization = authority.as_str().rsplit_once('@').map(|(user, _)| {
-        let value = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(percent_decoded(user)));
+        let value =
+            format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(percent_decoded(user)));
         HeaderValue::from_str(&value).expect("base64 is ASCII")
     });
     Ok(Proxy { host: authority.host().to_owned(), port: authority.port_u16().unwrap_or(80), authorization })
@@ -92,7 +93,11 @@ fn excluded(list: &str, host: &str, port: u16) -> bool {
         if wanted.is_some_and(|w| w != port) {
             return false;
         }
-        let name = name.trim_start_matches('[').trim_end_matches(']').trim_start_matches("*.").trim_start_matches('.');
+        let name = name
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .trim_start_matches("*.")
+            .trim_start_matches('.');
         match name.parse::<IpAddr>() {
             Ok(ip) => address == Some(ip),
             Err(_) => bare == name || bare.strip_suffix(name).is_some_and(|sub| sub.ends_with('.')),
@@ -126,7 +131,8 @@ impl Proxy {
             request.extend_from_slice(b"\r\n");
         }
         request.extend_from_slice(b"\r\n");
-        let failed = |source| Error::Connect { host: format!("{} through proxy {}", origin.host, self.host), source };
+        let failed =
+            |source| Error::Connect { host: format!("{} through proxy {}", origin.host, self.host), source };
         tcp.write_all(&request).await.map_err(failed)?;
         // Byte by byte: what follows the answer belongs to the tunnel.
         let mut answer = Vec::new();
@@ -165,7 +171,9 @@ mod tests {
         ] {
             assert!(excluded(list, host, port), "{host}:{port}");
         }
-        for (host, port) in [("notinternal.example", 443), ("x.corp", 443), ("11.0.0.1", 443), ("192.168.1.5", 443)] {
+        for (host, port) in
+            [("notinternal.example", 443), ("x.corp", 443), ("11.0.0.1", 443), ("192.168.1.5", 443)]
+        {
             assert!(!excluded(list, host, port), "{host}:{port}");
         }
         assert!(excluded("*", "a", 1) && !excluded("", "a", 1));

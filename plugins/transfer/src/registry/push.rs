@@ -9,11 +9,11 @@ use hyper::body::Frame;
 use windlass_core::content::Blob;
 use windlass_core::{Descriptor, Digest};
 
+use super::Client;
 use super::auth::encoded;
 use super::error::{Error, Result};
 use super::http::{Origin, Response, shown};
 use super::request::{Host, MakeBody, Request, full, resolve, unexpected};
-use super::Client;
 use crate::media;
 
 /// Bytes read from the content store at once.
@@ -109,7 +109,8 @@ impl Client {
                 return Err(error);
             }
             tracing::debug!(digest = %descriptor.digest, %error, "upload resumes");
-            tokio::time::sleep((self.limits.back_off * (1 << failures.min(8))).min(self.limits.max_back_off)).await;
+            tokio::time::sleep((self.limits.back_off * (1 << failures.min(8))).min(self.limits.max_back_off))
+                .await;
             let before = upload.offset;
             upload = match self.progress_of(upload, descriptor).await {
                 Some(upload) => upload,
@@ -146,7 +147,8 @@ impl Client {
                 Ok(false)
             }
             StatusCode::UNAUTHORIZED => {
-                let why = "push access denied, repository does not exist or may require authorization".to_owned();
+                let why =
+                    "push access denied, repository does not exist or may require authorization".to_owned();
                 Err(Error::Unauthorized { host: host.authority.clone(), why })
             }
             _ => Err(self.explain(host, request, response).await),
@@ -306,16 +308,18 @@ fn stream(blob: Arc<dyn Blob>, from: u64, size: u64, sent: Sent) -> MakeBody {
 /// A registry that says another digest got other bytes.
 fn confirm(response: &Response, want: &Digest) -> Result<()> {
     match response.header("docker-content-digest") {
-        Some(got) if got != want.as_str() => {
-            Err(Error::Answer { url: shown(&response.url), why: format!("got digest {got:.128}, expected {want}") })
-        }
+        Some(got) if got != want.as_str() => Err(Error::Answer {
+            url: shown(&response.url),
+            why: format!("got digest {got:.128}, expected {want}"),
+        }),
         _ => Ok(()),
     }
 }
 
 /// Repositories out of a source label, the one with most path elements in common first.
 pub fn mount_candidates(label: &str, target: &str) -> Vec<String> {
-    let common = |repository: &str| repository.split('/').zip(target.split('/')).take_while(|(a, b)| a == b).count();
+    let common =
+        |repository: &str| repository.split('/').zip(target.split('/')).take_while(|(a, b)| a == b).count();
     let mut all: Vec<&str> = label.split(',').filter(|r| !r.is_empty() && *r != target).collect();
     all.sort_by_key(|r| std::cmp::Reverse(common(r)));
     all.into_iter().map(str::to_owned).collect()

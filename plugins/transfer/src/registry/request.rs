@@ -74,7 +74,8 @@ impl Request {
     }
 
     pub fn header(mut self, name: HeaderName, value: &str) -> Result<Self> {
-        let value = HeaderValue::from_str(value).map_err(|_| Error::Config(format!("{name}: bad header value")))?;
+        let value =
+            HeaderValue::from_str(value).map_err(|_| Error::Config(format!("{name}: bad header value")))?;
         self.headers.insert(name, value);
         Ok(self)
     }
@@ -95,7 +96,8 @@ impl Host {
         }
         let query = if pairs.is_empty() { String::new() } else { format!("?{}", encoded(&pairs)) };
         let slash = if repository.is_empty() { "" } else { "/" };
-        let text = format!("{}://{}{}{slash}{repository}/{rest}{query}", self.scheme, self.authority, self.path);
+        let text =
+            format!("{}://{}{}{slash}{repository}/{rest}{query}", self.scheme, self.authority, self.path);
         text.parse().map_err(|_| Error::Config(format!("{text:?} is no URL")))
     }
 
@@ -137,7 +139,11 @@ impl Host {
                         method = Method::GET;
                         continue;
                     }
-                    status if retried(status) && !over && (request.last || matches!(status.as_u16(), 408 | 429)) => {
+                    status
+                        if retried(status)
+                            && !over
+                            && (request.last || matches!(status.as_u16(), 408 | 429)) =>
+                    {
                         let asked = retry_after(&response);
                         tracing::debug!(url = %shown(&request.url), %status, "registry asks to try again");
                         response.drain().await;
@@ -174,7 +180,8 @@ impl Host {
                 _ => None,
             };
             let Some(to) = to else { return Ok(response) };
-            if !matches!(response.status.as_u16(), 307 | 308) && !matches!(method, Method::GET | Method::HEAD) {
+            if !matches!(response.status.as_u16(), 307 | 308) && !matches!(method, Method::GET | Method::HEAD)
+            {
                 // As browsers and Go do: what was posted is fetched.
                 method = Method::GET;
             }
@@ -182,7 +189,10 @@ impl Host {
             response.drain().await;
             url = next;
         }
-        Err(Error::Answer { url: shown(&request.url), why: format!("stopped after {MAX_REDIRECTS} redirects") })
+        Err(Error::Answer {
+            url: shown(&request.url),
+            why: format!("stopped after {MAX_REDIRECTS} redirects"),
+        })
     }
 
     async fn headers_for(&self, request: &Request, same: bool) -> Result<HeaderMap> {
@@ -205,7 +215,8 @@ impl Host {
 
 /// The address that a Location header means.
 pub fn resolve(base: &Uri, location: &str) -> Result<Uri> {
-    let bad = || Error::Answer { url: shown(base), why: format!("a Location that is no URL: {location:.256}") };
+    let bad =
+        || Error::Answer { url: shown(base), why: format!("a Location that is no URL: {location:.256}") };
     let scheme = base.scheme_str().unwrap_or("http");
     let authority = base.authority().map_or("", |a| a.as_str());
     let full = if location.contains("://") {
@@ -236,7 +247,8 @@ fn retry_after(response: &Response) -> Option<Duration> {
 
 /// A number in [0, 1) that differs between tries; for waits, not for secrets.
 fn fraction() -> f64 {
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+    let nanos =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
     f64::from(nanos % 1000) / 1000.0
 }
 

@@ -57,7 +57,9 @@ pub fn client(tls: &Tls) -> Result<ClientConfig> {
             let certs = read_certs(file)?;
             let roots = Arc::make_mut(&mut roots);
             for cert in certs {
-                roots.add(cert).map_err(|e| Error::Config(format!("CA certificate {}: {e}", file.display())))?;
+                roots
+                    .add(cert)
+                    .map_err(|e| Error::Config(format!("CA certificate {}: {e}", file.display())))?;
             }
         }
         builder.with_root_certificates(roots)
@@ -76,8 +78,10 @@ pub fn client(tls: &Tls) -> Result<ClientConfig> {
 }
 
 fn read_certs(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let failed = |e: rustls::pki_types::pem::Error| Error::Config(format!("certificate {}: {e}", file.display()));
-    let certs: Vec<_> = CertificateDer::pem_file_iter(file).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    let failed =
+        |e: rustls::pki_types::pem::Error| Error::Config(format!("certificate {}: {e}", file.display()));
+    let certs: Vec<_> =
+        CertificateDer::pem_file_iter(file).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
     if certs.is_empty() {
         return Err(Error::Config(format!("no certificate in {}", file.display())));
     }

@@ -106,7 +106,13 @@ pub fn image_with(platform: &Platform, diff_ids: &[Digest], tars: &[Vec<u8>]) ->
 /// Three layers: a base, one that deletes and replaces, one of noise.
 pub fn three() -> Made {
     image(&[
-        tar(&[("etc/", b""), ("etc/a", b"one"), ("etc/gone", b"x"), ("bin/", b""), ("bin/sh", &noise(50_000, 1))]),
+        tar(&[
+            ("etc/", b""),
+            ("etc/a", b"one"),
+            ("etc/gone", b"x"),
+            ("bin/", b""),
+            ("bin/sh", &noise(50_000, 1)),
+        ]),
         tar(&[("etc/", b""), ("etc/.wh.gone", b""), ("etc/a", b"two")]),
         tar(&[("data", &noise(300_000, 2))]),
     ])

@@ -19,7 +19,8 @@ use windlass_core::image::Image;
 use windlass_core::metadata::Database as _;
 use windlass_core::platform::Platform;
 use windlass_core::transfer::{
-    ByteSink, ByteSource, Destination, ImageStore, Progress, ProgressSink, Registry, Source, Transferrer, Unpack,
+    ByteSink, ByteSource, Destination, ImageStore, Progress, ProgressSink, Registry, Source, Transferrer,
+    Unpack,
 };
 use windlass_core::{Context, Digest, Filters, Result, diff, snapshot};
 use windlass_metadata::{Database, Options, Policy};
@@ -67,7 +68,9 @@ impl Stack {
             "native" => Arc::new(windlass_snapshotter::Native::open(&at, "native", store.clone()).unwrap()),
             _ => {
                 let options = windlass_snapshotter::Options::default();
-                Arc::new(windlass_snapshotter::Overlay::open(&at, "overlayfs", store.clone(), options).unwrap())
+                Arc::new(
+                    windlass_snapshotter::Overlay::open(&at, "overlayfs", store.clone(), options).unwrap(),
+                )
             }
         };
         let db = Database::open(Options {
@@ -149,7 +152,10 @@ impl Stack {
     /// No snapshot, no image, no lease, and no ingest of `refused`; others may be resumed.
     pub async fn assert_clean_of(&self, refused: &Digest) {
         let left = self.ingests().await;
-        assert!(left.iter().all(|(name, offset)| !name.contains(refused.as_str()) && *offset > 0), "{left:?}");
+        assert!(
+            left.iter().all(|(name, offset)| !name.contains(refused.as_str()) && *offset > 0),
+            "{left:?}"
+        );
         self.assert_nothing_visible().await;
     }
 
