@@ -214,6 +214,8 @@ impl Daemon {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(Self::bin().join("windlass"));
         command.arg("--address").arg(self.address()).args(args).stdin(Stdio::null());
+        // Logs and fifos of containers belong to the test as well.
+        command.env("WINDLASS_LOG_DIR", self.dir.path().join("logs")).env("XDG_RUNTIME_DIR", self.dir.path().join("run"));
         command
     }
 

@@ -15,8 +15,20 @@ pub struct Registry {
     _layout: tempfile::TempDir,
 }
 
+/// What a registry with a login takes: user `me`, password `hunter2`.
+const LOGIN: &str = "Basic bWU6aHVudGVyMg==";
+
 impl Registry {
     pub fn start() -> Self {
+        Self::serving(false)
+    }
+
+    /// One that wants the user `me` with the password `hunter2`.
+    pub fn with_login() -> Self {
+        Self::serving(true)
+    }
+
+    fn serving(login: bool) -> Self {
         let layout = tempfile::tempdir().expect("a temporary directory can be made");
         let status = Command::new("tar").arg("-xf").arg(crate::archive()).arg("-C").arg(layout.path()).status();
         assert!(status.expect("tar runs").success());
@@ -30,10 +42,15 @@ impl Registry {
                     return;
                 }
                 let root = root.clone();
-                std::thread::spawn(move || serve(connection, &root));
+                std::thread::spawn(move || serve(connection, &root, login));
             }
         });
         Self { address, stop, thread: Some(thread), _layout: layout }
+    }
+
+    /// Host and port.
+    pub fn host(&self) -> String {
+        self.address.to_string()
     }
 
     /// The image's reference.
@@ -52,16 +69,20 @@ impl Drop for Registry {
     }
 }
 
+const UNKNOWN: &[u8] =
+    b"HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic realm=\"test\"\r\ncontent-length: 0\r\n\r\n";
+
 /// Answers the requests of one connection.
-fn serve(connection: TcpStream, layout: &Path) {
+fn serve(connection: TcpStream, layout: &Path, login: bool) {
     let Ok(reading) = connection.try_clone() else { return };
     let (mut lines, mut connection) = (BufReader::new(reading).lines(), connection);
     while let Some(Ok(request)) = lines.next() {
-        let mut range = None;
+        let (mut range, mut known) = (None, !login);
         loop {
             match lines.next() {
                 Some(Ok(line)) if line.is_empty() => break,
                 Some(Ok(line)) => {
+                    known |= line.split_once(": ").is_some_and(|(k, v)| k.eq_ignore_ascii_case("authorization") && v == LOGIN);
                     let lower = line.to_ascii_lowercase();
                     if let Some(from) = lower.strip_prefix("range: bytes=") {
                         range = from.split('-').next().and_then(|n| n.parse::<usize>().ok());
@@ -72,7 +93,8 @@ fn serve(connection: TcpStream, layout: &Path) {
         }
         let mut words = request.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        if connection.write_all(&answer(method, path, range, layout)).is_err() {
+        let answer = if known { answer(method, path, range, layout) } else { UNKNOWN.to_vec() };
+        if connection.write_all(&answer).is_err() {
             return;
         }
     }

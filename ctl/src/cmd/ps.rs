@@ -15,7 +15,7 @@ use crate::{json, output};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Fields for --format: id image command status pid exit_status runtime created age labels
+Fields for --format: id image command status state pid exit_status runtime created age labels
 
 Filters are containerd's: id==x, image~=busybox, runtime.name==…, labels.app==web; several are alternatives.")]
 pub struct Args {
@@ -38,7 +38,9 @@ struct Row {
     id: String,
     image: String,
     command: String,
-    status: String,
+    status: &'static str,
+    /// For people: with the exit code.
+    state: String,
     pid: u32,
     exit_status: Option<u32>,
     runtime: String,
@@ -71,15 +73,16 @@ fn row(container: Container, task: Option<&Process>, args: &Args) -> Option<Row>
         Some(task) => (task.status() == Status::Stopped).then_some(task.exit_status),
         None => kept,
     };
-    let status = match (status, exit_status) {
-        (_, Some(code)) => format!("exited ({code})"),
-        (None, None) => "created".to_owned(),
-        (Some(status), None) => json::status(status).to_owned(),
+    let word = match (status, exit_status) {
+        (Some(status), _) => json::status(status),
+        (None, Some(_)) => json::status(Status::Stopped),
+        (None, None) => "no task",
     };
     Some(Row {
         command: command(&container, args.no_trunc),
         image: container.image,
-        status,
+        status: word,
+        state: exit_status.map_or_else(|| word.to_owned(), |code| format!("exited ({code})")),
         pid: task.map_or(0, |t| t.pid),
         exit_status,
         runtime: container.runtime.map(|r| r.name).unwrap_or_default(),
@@ -116,7 +119,7 @@ pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
         ("CONTAINER", "id"),
         ("IMAGE", "image"),
         ("COMMAND", "command"),
-        ("STATUS", "status"),
+        ("STATUS", "state"),
         ("PID", "pid"),
         ("CREATED", "age"),
     ];
