@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build failpoints run test check e2e conformance bench install clean
+.PHONY: help deps build failpoints run test check e2e steps conformance bench install clean
 
 help: ## this text
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -29,9 +29,8 @@ failpoints: deps ## binaries that a test can kill at a named step, into target/f
 run: build ## build, start a private daemon, run a container (IMAGE=… for one from a registry), stay until Ctrl-C
 	@BIN=$(BIN) IMAGE='$(IMAGE)' scripts/run.sh
 
-test: failpoints ## unit, conformance suites and end to end, against daemons under private roots (root needed)
+test: build ## unit, conformance suites and end to end, against daemons under private roots (root needed)
 	@scripts/deps.sh test
-	@$(MAKE) --no-print-directory build
 	$(CARGO) test --release --locked --workspace --exclude windlassd --exclude containerd-shim-runc-v2
 	$(CARGO) test --release --locked -p windlassd
 	$(CARGO) test --release --locked -p containerd-shim-runc-v2
@@ -42,8 +41,11 @@ check: ## formatting, clippy, tidy rules, dependencies' licences and advisories
 	$(CARGO) test --release --locked -p windlass-tests --test tidy
 	@scripts/deny.sh
 
-e2e: failpoints ## the end-to-end tests alone
+steps: failpoints ## kill the daemon and the shim at every named step, and look for what is lost or left over
 	@$(MAKE) --no-print-directory build
+	$(CARGO) test --release --locked -p windlass-tests --features failpoints --test steps -- --nocapture
+
+e2e: build ## the end-to-end tests alone
 	$(CARGO) test --release --locked -p windlass-tests
 
 conformance: build ## unmodified Go clients against our daemon (RIG=… names where clients and registries are)

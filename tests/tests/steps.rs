@@ -2,7 +2,7 @@
 //! nothing acknowledged is lost, nothing is left over, and the retry of what was cut off succeeds.
 //!
 //! The steps are found in the sources, so a new one cannot be forgotten. Needs binaries with the feature `failpoints`:
-//! `make e2e` and `make test` build them into `target/failpoints`.
+//! `make steps` builds them into `target/failpoints`.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
