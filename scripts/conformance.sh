@@ -2,13 +2,13 @@
 # Unmodified clients against windlassd: the descriptor comparison, ctr, containerd's own client suite.
 #
 #   RIG       directory whose bin holds ctr, runc and client.test (containerd's integration/client, compiled)
-#   ONLY      "descriptors", "ctr", "client", "client-runc": one part alone
+#   ONLY      "descriptors", "ctr", "client": one part alone
 #   AT_LEAST  client tests that must pass (default 75)
 # A plain HTTP registry with library/busybox:latest is expected on 127.0.0.1:5000 (REGISTRY).
 set -euo pipefail
 bin=$(realpath "${BIN:-target/release}")
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-only=${ONLY:-descriptors ctr client client-runc}
+only=${ONLY:-descriptors ctr client}
 
 missing() { echo "conformance: $1 is missing. $2" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || missing "root" "Containers need it."
@@ -74,10 +74,6 @@ for part in $only; do
       start client
       client_suite client
       stop ;;
-    client-runc)
-      start client-runc $'version = 3\n[plugins."io.containerd.runtime.v2.task"]\n  binary_name = "runc"'
-      client_suite client-runc
-      stop ;;
-    *) missing "part $part" "Parts: descriptors ctr client client-runc." ;;
+    *) missing "part $part" "Parts: descriptors ctr client." ;;
   esac
 done
