@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     ("life::a_sandboxs_shim_serves_its_tasks", || run(sandbox())),
     ("life::names_are_checked_and_taken_once", || run(names())),
     ("life::fifty_at_once", || run(many())),
+    ("life::nothing_grows", || run(flat())),
     ("life::the_cost_of_a_cycle", || run(cost())),
 ];
 
@@ -166,6 +167,34 @@ async fn many() {
     futures::future::join_all((0..50).map(cycle)).await;
     println!("50 cycles at once: {:.0?}", begun.elapsed());
     node.assert_clean().await;
+}
+
+/// Descriptors and memory of this process, the manager in it, stay what they are.
+async fn flat() {
+    let node = Node::new().await;
+    let manager = node.manager().await;
+    let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    let size = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().to_owned();
+        let rss: i64 = rss.trim().trim_end_matches(" kB").parse().unwrap();
+        (std::fs::read_dir("/proc/self/fd").unwrap().count(), rss)
+    };
+    let mut sizes = Vec::new();
+    for _ in 0..4 {
+        for n in 0..rounds {
+            let id = format!("t{n}");
+            running(&manager, &id, "").await;
+            manager.exec(cx(), &id, "e", ExecOptions::default()).await.unwrap();
+            manager.start(cx(), &id, "e").await.unwrap();
+            end(&manager, &id).await;
+        }
+        node.assert_clean().await;
+        sizes.push(size());
+    }
+    println!("descriptors and kilobytes after each {rounds} cycles: {sizes:?}");
+    let (first, last) = (sizes[1], sizes[3]);
+    assert!(last.0 <= first.0 && last.1 < first.1 + 512, "{sizes:?}");
 }
 
 /// Prints what a cycle costs the daemon itself; the shims are other processes.
