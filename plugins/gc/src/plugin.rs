@@ -123,8 +123,9 @@ impl Plugin for SchedulerPlugin {
     }
 
     fn check(config: &toml::Table) -> Result<Vec<String>> {
-        let parsed = Config::deserialize(toml::Value::Table(config.clone()))
-            .map_err(|source| Error::invalid("configuration of the collection's scheduler").with_source(source))?;
+        let parsed = Config::deserialize(toml::Value::Table(config.clone())).map_err(|source| {
+            Error::invalid("configuration of the collection's scheduler").with_source(source)
+        })?;
         Limits::try_from(&parsed)?;
         Ok(unknown_keys(config, &Self::defaults()))
     }
@@ -142,7 +143,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_go_writes_them() {
-        for (text, millis) in [("0ms", 0), ("100ms", 100), ("1.5s", 1500), ("1m30s", 90_000), ("-5s", 0), ("0", 0)] {
+        for (text, millis) in
+            [("0ms", 0), ("100ms", 100), ("1.5s", 1500), ("1m30s", 90_000), ("-5s", 0), ("0", 0)]
+        {
             assert_eq!(duration("d", text).unwrap(), Duration::from_millis(millis), "{text}");
         }
         for bad in ["", "5", "fast", "1d", "ms", "1e400h"] {

@@ -127,8 +127,8 @@ impl Task {
     /// Schedules a collection where there is reason to.
     fn consider(&mut self) {
         let deletions = self.told.deletions.load(Ordering::Relaxed);
-        let many = self.limits.mutations > 0
-            && self.told.mutations.load(Ordering::Relaxed) >= self.limits.mutations;
+        let many =
+            self.limits.mutations > 0 && self.told.mutations.load(Ordering::Relaxed) >= self.limits.mutations;
         let at_once = self.asked() || (self.limits.deletions > 0 && deletions >= self.limits.deletions);
         let due = self.next.is_none() && ((self.limits.deletions == 0 && deletions > 0) || many);
         if at_once || due {
@@ -151,7 +151,8 @@ impl Task {
 
     async fn collect(&mut self) {
         // Whoever comes from here on waits for the next collection: this one may be past what they deleted.
-        let waiting = std::mem::take(&mut *self.told.waiting.lock().expect("the list is changed without panics"));
+        let waiting =
+            std::mem::take(&mut *self.told.waiting.lock().expect("the list is changed without panics"));
         let deletions = self.told.deletions.swap(0, Ordering::Relaxed);
         let mutations = self.told.mutations.swap(0, Ordering::Relaxed);
         match self.collector.collect().await {
@@ -173,7 +174,8 @@ impl Task {
                 self.told.deletions.fetch_add(deletions, Ordering::Relaxed);
                 self.told.mutations.fetch_add(mutations, Ordering::Relaxed);
                 for waiter in waiting {
-                    let _ = waiter.send(Err(Error::new(error.class(), format!("gc failed: {}", error.chain()))));
+                    let _ =
+                        waiter.send(Err(Error::new(error.class(), format!("gc failed: {}", error.chain()))));
                 }
                 self.next = Some(Instant::now() + self.interval.max(INTERVAL));
             }

@@ -32,7 +32,8 @@ impl Contract for Store {
         let mut list = Vec::new();
         self.0.view(|tx| {
             tx.scan(&keys::all(&cx.namespace, object::CONTAINERS), &mut |key, value| {
-                let container = record::decode::<record::Container>(key, value)?.into_container(keys::name(key));
+                let container =
+                    record::decode::<record::Container>(key, value)?.into_container(keys::name(key));
                 if filters.matches(&container) {
                     list.push(container);
                 }

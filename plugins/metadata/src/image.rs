@@ -136,7 +136,12 @@ fn apply(to: &mut Image, from: &Image, fields: &FieldMask) -> Result<()> {
     }
     for path in &fields.0 {
         let taken = FieldMask::apply_labels(path, &from.labels, &mut to.labels)
-            || FieldMask::apply_map("annotations", path, &from.target.annotations, &mut to.target.annotations);
+            || FieldMask::apply_map(
+                "annotations",
+                path,
+                &from.target.annotations,
+                &mut to.target.annotations,
+            );
         if taken {
             continue;
         }

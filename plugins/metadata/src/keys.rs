@@ -149,7 +149,9 @@ mod tests {
 
     #[test]
     fn keys_go_there_and_back() {
-        for names in [vec!["a", "b"], vec!["", ""], vec!["a\0b", "\0"], vec!["é/ü", "\u{1}a/b\0\0c\u{1}"], vec![]] {
+        for names in
+            [vec!["a", "b"], vec!["", ""], vec!["a\0b", "\0"], vec!["é/ü", "\u{1}a/b\0\0c\u{1}"], vec![]]
+        {
             assert_eq!(parts(&key(names.iter().copied())), names);
         }
         assert!(parts(b"unfinished").is_empty());
@@ -163,6 +165,11 @@ mod tests {
         assert!(!one("n\0images", "x", "y").starts_with(&all));
         assert!(!one("n", "images\0", "y").starts_with(&all));
         assert!(!children("n", "s", "p\0q").starts_with(&children("n", "s", "p")));
-        assert!(key(["a"]) < key(["a\0"]) && key(["a\0"]) < key(["a\u{1}"]) && key(["a\u{1}"]) < key(["a!"]) && key(["a!"]) < key(["b"]));
+        assert!(
+            key(["a"]) < key(["a\0"])
+                && key(["a\0"]) < key(["a\u{1}"])
+                && key(["a\u{1}"]) < key(["a!"])
+                && key(["a!"]) < key(["b"])
+        );
     }
 }

@@ -46,7 +46,8 @@ impl Contract for Store {
                 let mut labels = namespace.labels.clone();
                 labels.retain(|_, value| !value.is_empty());
                 tx.put(&key, &record::Namespace { labels })?;
-                let event = Event::NamespaceCreate { name: namespace.name.clone(), labels: namespace.labels.clone() };
+                let event =
+                    Event::NamespaceCreate { name: namespace.name.clone(), labels: namespace.labels.clone() };
                 tx.event(&namespace.name, event);
                 Ok(namespace)
             })
@@ -110,8 +111,11 @@ fn contents(tx: &dyn Read, name: &str) -> Result<Vec<String>> {
         }
     }
     let snapshots = keys_of(tx, &keys::all(name, object::SNAPSHOTS))?;
-    let snapshotters: BTreeSet<String> =
-        snapshots.iter().filter_map(|key| keys::Place::of(key)).map(|place| place.name(0).to_owned()).collect();
+    let snapshotters: BTreeSet<String> = snapshots
+        .iter()
+        .filter_map(|key| keys::Place::of(key))
+        .map(|place| place.name(0).to_owned())
+        .collect();
     left.extend(snapshotters.iter().map(|id| format!("snapshots on {id:?} snapshotter")));
     Ok(left)
 }

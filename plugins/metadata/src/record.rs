@@ -37,19 +37,23 @@ pub(crate) enum Malformed {
 
 pub(crate) fn encode<T: Record>(record: &T) -> Result<Vec<u8>> {
     let start = vec![T::VERSION];
-    postcard::to_extend(record, start).map_err(|source| Error::internal("encode a record").with_source(source))
+    postcard::to_extend(record, start)
+        .map_err(|source| Error::internal("encode a record").with_source(source))
 }
 
 pub(crate) fn decode<T: Record>(key: &[u8], value: &[u8]) -> Result<T> {
     parse(value).map_err(|why| {
-        Error::data_loss(format!("metadata record {} cannot be read", keys::parts(key).join("/"))).with_source(why)
+        Error::data_loss(format!("metadata record {} cannot be read", keys::parts(key).join("/")))
+            .with_source(why)
     })
 }
 
 fn parse<T: Record>(value: &[u8]) -> Result<T, Malformed> {
     match value.split_first() {
         None => Err(Malformed::Empty),
-        Some((version, data)) if *version == T::VERSION => postcard::from_bytes(data).map_err(Malformed::Form),
+        Some((version, data)) if *version == T::VERSION => {
+            postcard::from_bytes(data).map_err(Malformed::Form)
+        }
         Some((version, data)) => T::migrate(*version, data),
     }
 }
@@ -256,7 +260,9 @@ mod tests {
     fn times_keep_their_nanoseconds() {
         let epoch = SystemTime::UNIX_EPOCH;
         let odd = Duration::new(1_700_000_000, 123_456_789);
-        for time in [epoch, epoch + odd, epoch - odd, epoch - Duration::from_nanos(1), epoch - Duration::from_secs(1)] {
+        for time in
+            [epoch, epoch + odd, epoch - odd, epoch - Duration::from_nanos(1), epoch - Duration::from_secs(1)]
+        {
             assert_eq!(SystemTime::from(Time::from(time)), time);
         }
         let far = Time { seconds: i64::MIN, nanos: 0 };

@@ -31,9 +31,12 @@ impl Real {
         let native = windlass_snapshotter::Native::open(&dir("native"), "native", store.clone()).unwrap();
         let options = windlass_snapshotter::Options::default();
         let overlay =
-            windlass_snapshotter::Overlay::open(&dir("overlayfs"), "overlayfs", store.clone(), options).unwrap();
-        let snapshotters =
-            BTreeMap::from([("native".into(), Arc::new(native) as Shared), ("overlayfs".into(), Arc::new(overlay))]);
+            windlass_snapshotter::Overlay::open(&dir("overlayfs"), "overlayfs", store.clone(), options)
+                .unwrap();
+        let snapshotters = BTreeMap::from([
+            ("native".into(), Arc::new(native) as Shared),
+            ("overlayfs".into(), Arc::new(overlay)),
+        ]);
         let db = Database::open(Options {
             store,
             content: Arc::new(windlass_content::Store::open(&dir("content")).unwrap()),

@@ -110,11 +110,17 @@ async fn images_hold_their_content_and_its_references() {
     assert!(!blobs.has(&loose).await && blobs.has(&layer).await && blobs.has(&manifest).await);
     assert_eq!(f.snapshots.names().len(), 2);
     let removed = Event::SnapshotRemove { key: "unused".into(), snapshotter: "fake".into() };
-    assert_eq!(f.events.take(), [("n".to_owned(), removed)], "content goes without an event, as in containerd");
+    assert_eq!(
+        f.events.take(),
+        [("n".to_owned(), removed)],
+        "content goes without an event, as in containerd"
+    );
     assert_eq!(f.collect().await.removed, 0);
     f.db.images().delete(cx, "i", None).await.unwrap();
     assert_eq!(f.collect().await.removed, 5);
-    assert!(left(&f, cx).await.is_empty() && f.snapshots.names().is_empty() && f.content.digests().is_empty());
+    assert!(
+        left(&f, cx).await.is_empty() && f.snapshots.names().is_empty() && f.content.digests().is_empty()
+    );
 }
 
 #[tokio::test]
@@ -166,7 +172,8 @@ async fn roots_and_expiry() {
     f.events.take();
     f.collect().await;
     let want = ["image fresh".to_owned(), "image odd".into(), "snapshot rooted".into()];
-    let want: BTreeSet<_> = want.into_iter().chain([format!("blob {root}"), format!("blob {kept}")]).collect();
+    let want: BTreeSet<_> =
+        want.into_iter().chain([format!("blob {root}"), format!("blob {kept}")]).collect();
     assert_eq!(left(&f, cx).await, want);
     assert_eq!(f.events.take(), [("n".to_owned(), Event::ImageDelete { name: "stale".into() })]);
 }
@@ -340,6 +347,9 @@ async fn a_snapshot_in_the_making_is_not_swept() {
 
 // --- against a model ---
 
+/// Flat or not, expired or not, and blobs, snapshots and images.
+type ModelLease = (bool, bool, Vec<usize>, Vec<usize>, Vec<usize>);
+
 /// One random world: objects by number, and who refers to whom.
 #[derive(Clone, Debug)]
 struct World {
@@ -350,8 +360,7 @@ struct World {
     /// Target blob, and whether it has expired.
     images: Vec<(usize, bool)>,
     containers: Vec<usize>,
-    /// Flat or not, expired or not, and blobs, snapshots and images.
-    leases: Vec<(bool, bool, Vec<usize>, Vec<usize>, Vec<usize>)>,
+    leases: Vec<ModelLease>,
 }
 
 const BLOBS: usize = 8;
@@ -533,9 +542,8 @@ async fn collections_take_nothing_from_writers_at_work() {
         }
     });
     let writers: Vec<_> = (0..6).map(|writer| tokio::spawn(pulls(f.clone(), writer))).collect();
-    let mut deadline = Vec::new();
     for writer in writers {
-        deadline.push(tokio::time::timeout(Duration::from_secs(60), writer).await.unwrap().unwrap());
+        tokio::time::timeout(Duration::from_secs(60), writer).await.unwrap().unwrap();
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(collecting.await.unwrap() > 3);

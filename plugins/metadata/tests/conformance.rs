@@ -46,7 +46,10 @@ async fn namespaces_are_deleted_empty(f: &Fixture) {
     f.layer(cx, "layer", "", labels(&[])).await;
     f.db.leases().create(cx, "lease", labels(&[])).await.unwrap();
     let namespaces = f.db.namespaces();
-    assert!(namespaces.list().await.unwrap().iter().any(|n| n.name == "full"), "it came with its first thing");
+    assert!(
+        namespaces.list().await.unwrap().iter().any(|n| n.name == "full"),
+        "it came with its first thing"
+    );
     let full = Namespace { name: "full".into(), labels: labels(&[]) };
     assert_eq!(class(namespaces.create(full).await), Some(Class::AlreadyExists));
     let error = namespaces.delete("full").await.unwrap_err();

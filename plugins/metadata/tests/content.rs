@@ -14,7 +14,12 @@ use windlass_core::{Class, Context, Digest, FieldMask, Filters, Result};
 use windlass_metadata::Policy;
 
 fn options(reference: &str, expected: Option<&Digest>, total: u64) -> WriterOptions {
-    WriterOptions { reference: reference.into(), total, expected: expected.cloned(), ..WriterOptions::default() }
+    WriterOptions {
+        reference: reference.into(),
+        total,
+        expected: expected.cloned(),
+        ..WriterOptions::default()
+    }
 }
 
 async fn open(f: &Fixture, cx: &Context, options: WriterOptions) -> Result<Box<dyn Writer>> {
@@ -47,7 +52,10 @@ async fn blobs_belong_to_their_namespace() {
     assert_eq!(one.labels, labels(&[("a", "1"), ("b", "2")]));
     assert!(one.updated_at >= info.updated_at && one.created_at == info.created_at);
     assert_eq!(content.update(cx, changed.clone(), &FieldMask::all()).await.unwrap().labels.len(), 1);
-    assert_eq!(class(content.update(cx, changed, &FieldMask::of(&["size"])).await), Some(Class::InvalidArgument));
+    assert_eq!(
+        class(content.update(cx, changed, &FieldMask::of(&["size"])).await),
+        Some(Class::InvalidArgument)
+    );
 
     content.delete(cx, &digest).await.unwrap();
     assert_eq!(f.events.take().pop().unwrap().1, Event::ContentDelete { digest: digest.clone() });

@@ -26,7 +26,10 @@ fn meanwhile<F: Future<Output = ()> + Send + 'static>(work: F) {
 }
 
 /// Calls `work` once, at the next time that the point is passed.
-fn once_at<F: Future<Output = ()> + Send + 'static>(point: &'static str, work: impl FnOnce() -> F + Send + 'static) {
+fn once_at<F: Future<Output = ()> + Send + 'static>(
+    point: &'static str,
+    work: impl FnOnce() -> F + Send + 'static,
+) {
     let work = Mutex::new(Some(work));
     fail::cfg_callback(point, move || {
         if let Some(work) = work.lock().unwrap().take() {

@@ -17,7 +17,9 @@ fn commit(labels: Labels) -> CommitOptions {
 fn event_names(f: &Fixture) -> String {
     let events = f.events.take();
     let name = |event: &Event| match event {
-        Event::SnapshotPrepare { key, parent, snapshotter } => format!("prepare {key} {parent} {snapshotter}"),
+        Event::SnapshotPrepare { key, parent, snapshotter } => {
+            format!("prepare {key} {parent} {snapshotter}")
+        }
         Event::SnapshotCommit { key, name, snapshotter } => format!("commit {key} {name} {snapshotter}"),
         Event::SnapshotRemove { key, snapshotter } => format!("remove {key} {snapshotter}"),
         other => format!("{other:?}"),

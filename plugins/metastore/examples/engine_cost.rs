@@ -12,7 +12,12 @@ fn status(field: &str) -> String {
 }
 
 fn report(what: &str) {
-    println!("{what:32} rss {:>9}  anon {:>9}  threads {}", status("VmRSS"), status("RssAnon"), status("Threads"));
+    println!(
+        "{what:32} rss {:>9}  anon {:>9}  threads {}",
+        status("VmRSS"),
+        status("RssAnon"),
+        status("Threads")
+    );
 }
 
 fn quantiles(what: &str, mut times: Vec<Duration>, wall: Duration) {

@@ -75,7 +75,8 @@ pub fn open(root: &Path, options: Options) -> Result<Arc<dyn MetaStore>> {
 fn carry_over<From: Engine, To: Engine>(root: &Path, from: &Path, to: &Path, cache: usize) -> Result<()> {
     let new = with_suffix(to, "new");
     if exists(&new)? {
-        fs::remove_dir_all(&new).map_err(|source| CoreError::io(format!("remove {}", new.display()), source))?;
+        fs::remove_dir_all(&new)
+            .map_err(|source| CoreError::io(format!("remove {}", new.display()), source))?;
     }
     make_dir(&new)?;
     {
@@ -103,7 +104,8 @@ fn carry_over<From: Engine, To: Engine>(root: &Path, from: &Path, to: &Path, cac
     sync_dir(root)?;
     let old = with_suffix(from, "old");
     if exists(&old)? {
-        fs::remove_dir_all(&old).map_err(|source| CoreError::io(format!("remove {}", old.display()), source))?;
+        fs::remove_dir_all(&old)
+            .map_err(|source| CoreError::io(format!("remove {}", old.display()), source))?;
     }
     rename(from, &old)
 }
@@ -128,7 +130,9 @@ fn make_dir(dir: &Path) -> Result<()> {
 
 /// Syncs the names in a directory.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
-    File::open(dir)
-        .and_then(|file| file.sync_all())
-        .map_err(|source| Error::Io { what: "sync the directory", path: dir.to_owned(), source })
+    File::open(dir).and_then(|file| file.sync_all()).map_err(|source| Error::Io {
+        what: "sync the directory",
+        path: dir.to_owned(),
+        source,
+    })
 }

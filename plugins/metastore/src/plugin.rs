@@ -36,7 +36,10 @@ impl Plugin for Engines {
         let root = ctx.root()?;
         ctx.export("engine", format!("{:?}", config.engine).to_lowercase());
         ctx.export("path", root.display().to_string());
-        crate::open(&root, Options { engine: config.engine, cache: (config.cache_size_mb.max(1) as usize) << 20 })
+        crate::open(
+            &root,
+            Options { engine: config.engine, cache: (config.cache_size_mb.max(1) as usize) << 20 },
+        )
     }
 
     fn check(config: &toml::Table) -> Result<Vec<String>> {

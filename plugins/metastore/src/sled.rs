@@ -67,8 +67,13 @@ impl Sled {
     fn count(&self, stored: &[u8]) -> Result<u32, Error> {
         match stored.split_first() {
             Some((&WHOLE, _)) => Ok(0),
-            Some((&CUT, rest)) if rest.len() == 4 => Ok(u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]])),
-            _ => Err(Error::Damaged { path: self.dir.clone(), why: "a stored value has no form that is known" }),
+            Some((&CUT, rest)) if rest.len() == 4 => {
+                Ok(u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]))
+            }
+            _ => Err(Error::Damaged {
+                path: self.dir.clone(),
+                why: "a stored value has no form that is known",
+            }),
         }
     }
 
@@ -179,13 +184,7 @@ impl Engine for Sled {
         // Everything that opening wrote, once: the file of the configuration and the names in the directory too.
         rustix::fs::syncfs(&file).map_err(|errno| io("sync")(errno.into()))?;
         crate::open::sync_dir(dir)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            db,
-            file,
-            applying: RwLock::new(()),
-            synced: Mutex::default(),
-        })
+        Ok(Self { dir: dir.to_owned(), db, file, applying: RwLock::new(()), synced: Mutex::default() })
     }
 
     fn view(&self, body: &mut dyn FnMut(&dyn Read) -> Result<()>) -> Result<()> {

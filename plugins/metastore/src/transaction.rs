@@ -79,7 +79,8 @@ impl Read for Transaction<'_> {
 
     fn scan_from(&self, prefix: &[u8], start: &[u8], each: Each<'_>) -> Result<()> {
         let range = (Bound::Included(start.max(prefix).to_vec()), Bound::Unbounded);
-        let mut ours = self.changes.map.range(range).take_while(|(key, _)| key.starts_with(prefix)).peekable();
+        let mut ours =
+            self.changes.map.range(range).take_while(|(key, _)| key.starts_with(prefix)).peekable();
         let mut go_on = true;
         self.base.scan_from(prefix, start, &mut |key, value| {
             while let Some((changed, new)) = ours.next_if(|(changed, _)| changed.as_slice() < key) {

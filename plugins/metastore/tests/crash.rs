@@ -56,7 +56,10 @@ fn check(store: &dyn MetaStore, acknowledged: &BTreeMap<u64, u64>) {
     for thread in 0..THREADS {
         let last = last(store, thread);
         if let Some(acknowledged) = acknowledged.get(&thread) {
-            assert!(last >= Some(*acknowledged), "thread {thread}: {last:?} where {acknowledged} was acknowledged");
+            assert!(
+                last >= Some(*acknowledged),
+                "thread {thread}: {last:?} where {acknowledged} was acknowledged"
+            );
         }
         let Some(last) = last else { continue };
         for side in ["a", "b"] {
@@ -184,7 +187,9 @@ fn files_of(dir: &Path) -> Files {
 fn torn(synced: &Files, later: &Files, random: &AtomicU64) -> Files {
     let coin = || {
         let mut x = random.load(Ordering::Relaxed);
-        (x ^= x << 13, x ^= x >> 7, x ^= x << 17);
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
         random.store(x, Ordering::Relaxed);
         x & 4 == 0
     };

@@ -61,7 +61,8 @@ async fn lists_filter(store: &dyn Store, cx: &Context) {
     for n in [3, 1, 0, 2] {
         let mut made = container(&format!("c{n}"));
         made.image = format!("image-{n}");
-        made.labels = labels(&[("even", if n % 2 == 0 { "yes" } else { "no" }), ("dotted.label/x", &n.to_string())]);
+        made.labels =
+            labels(&[("even", if n % 2 == 0 { "yes" } else { "no" }), ("dotted.label/x", &n.to_string())]);
         store.create(cx, made).await.unwrap();
     }
     for (filters, want) in [

@@ -104,7 +104,10 @@ async fn updates(store: &dyn Store, cx: &Context) {
     assert_eq!(class(update(&["name"]).await), Some(Class::InvalidArgument));
     assert_eq!(class(update(&["target.digest"]).await), Some(Class::InvalidArgument));
     assert_eq!(class(store.update(cx, image("gone", "x"), &FieldMask::all()).await), Some(Class::NotFound));
-    assert_eq!(class(store.update(cx, image("", "x"), &FieldMask::all()).await), Some(Class::InvalidArgument));
+    assert_eq!(
+        class(store.update(cx, image("", "x"), &FieldMask::all()).await),
+        Some(Class::InvalidArgument)
+    );
 }
 
 async fn validation(store: &dyn Store, cx: &Context) {

@@ -106,7 +106,8 @@ pub(super) fn conditions(ns: &str, labels: &Labels) -> Vec<(Vec<u8>, Condition)>
         let Some((conditions, name)) = value.split_once('|') else { continue };
         let snapshotter = rest.trim_start_matches(['.', '/']).split('/').next().unwrap_or_default();
         for condition in conditions.split(',') {
-            let Some((subject, test)) = condition.find(['!', '<', '>', '=']).map(|at| condition.split_at(at)) else {
+            let Some((subject, test)) = condition.find(['!', '<', '>', '=']).map(|at| condition.split_at(at))
+            else {
                 continue;
             };
             let condition = match (subject, test.split_at(1)) {
@@ -177,7 +178,14 @@ mod tests {
         ]);
         let blob = |d| keys::one("n", object::BLOBS, d);
         let snapshot = |k| keys::snapshot("n", "overlayfs", k);
-        let want = [blob("a"), blob("b"), blob("c"), keys::one("n", object::IMAGES, "d"), snapshot("e"), snapshot("f")];
+        let want = [
+            blob("a"),
+            blob("b"),
+            blob("c"),
+            keys::one("n", object::IMAGES, "d"),
+            snapshot("e"),
+            snapshot("f"),
+        ];
         assert_eq!(references("n", &labels), want);
         assert_eq!(back_references("n", &labels), [blob("g")]);
         assert!(!is_root(&labels));
@@ -221,7 +229,9 @@ mod tests {
 
     #[test]
     fn durations_are_gos() {
-        for (text, seconds) in [("1h30m", 5400.0), ("-1.5s", -1.5), ("100ms", 0.1), ("0", 0.0), ("+2us", 2e-6)] {
+        for (text, seconds) in
+            [("1h30m", 5400.0), ("-1.5s", -1.5), ("100ms", 0.1), ("0", 0.0), ("+2us", 2e-6)]
+        {
             assert_eq!(parse_duration(text), Some(seconds), "{text}");
         }
         for bad in ["", "1", "h", "1d", "1h2", "-"] {

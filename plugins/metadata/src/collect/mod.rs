@@ -105,13 +105,16 @@ fn order(db: &Db, marker: &Marker) -> Result<VecDeque<Vec<u8>>> {
     if garbage.len() <= BATCH {
         return Ok(garbage.into_iter().cloned().collect());
     }
-    let index: HashMap<&[u8], usize> = garbage.iter().enumerate().map(|(at, key)| (key.as_slice(), at)).collect();
+    let index: HashMap<&[u8], usize> =
+        garbage.iter().enumerate().map(|(at, key)| (key.as_slice(), at)).collect();
     let mut edges: Vec<Vec<usize>> = Vec::with_capacity(garbage.len());
     for page in garbage.chunks(BATCH) {
         db.view(|tx| {
             for key in page {
                 let references = marker.references(tx, key, mark::Depth::Full)?;
-                edges.push(references.iter().filter_map(|(key, _)| index.get(key.as_slice()).copied()).collect());
+                edges.push(
+                    references.iter().filter_map(|(key, _)| index.get(key.as_slice()).copied()).collect(),
+                );
             }
             Ok(())
         })?;

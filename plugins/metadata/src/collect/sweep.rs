@@ -256,8 +256,9 @@ mod tests {
 
     #[test]
     fn children_come_before_their_parents() {
-        let present: HashMap<String, String> =
-            [("a", ""), ("b", "a"), ("c", "b"), ("d", "b"), ("e", "gone")].map(|(n, p)| (n.into(), p.into())).into();
+        let present: HashMap<String, String> = [("a", ""), ("b", "a"), ("c", "b"), ("d", "b"), ("e", "gone")]
+            .map(|(n, p)| (n.into(), p.into()))
+            .into();
         let ordered = children_first(&present);
         let at = |name| ordered.iter().position(|n| *n == name).unwrap();
         assert_eq!(ordered.len(), 5);
@@ -267,7 +268,8 @@ mod tests {
     #[test]
     fn only_commits_that_were_cut_off_keep_their_number() {
         let recorded = HashSet::from(["n/1/key".to_owned(), "n/2/key".to_owned(), "remote".to_owned()]);
-        let present = HashMap::from([("n/1/name".to_owned(), String::new()), ("n/2/key".to_owned(), String::new())]);
+        let present =
+            HashMap::from([("n/1/name".to_owned(), String::new()), ("n/2/key".to_owned(), String::new())]);
         assert_eq!(cut_off_commits(&recorded, &present), HashSet::from([("n", "1")]));
     }
 }

@@ -74,7 +74,9 @@ impl Writer {
             while offset < size {
                 let part = blob.read_at(offset, COPY.min((size - offset) as usize)).await?;
                 if part.is_empty() {
-                    return Err(Error::data_loss(format!("content {digest} ends at {offset} of {size} bytes")));
+                    return Err(Error::data_loss(format!(
+                        "content {digest} ends at {offset} of {size} bytes"
+                    )));
                 }
                 offset += part.len() as u64;
                 inner.write(part).await?;

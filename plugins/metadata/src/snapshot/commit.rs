@@ -60,30 +60,34 @@ impl Snapshotter {
             }
             let active: record::Snapshot =
                 record::get(tx, &self.key(cx, key))?.ok_or_else(|| missing(key))?;
-            let mut plan = Plan {
-                parent: active.parent.clone(),
-                active,
-                raw_parent: String::new(),
-                rebase: false,
-            };
+            let mut plan =
+                Plan { parent: active.parent.clone(), active, raw_parent: String::new(), rebase: false };
             if let Some(parent) = rebase.filter(|parent| !parent.is_empty() && *parent != plan.parent) {
                 if !plan.parent.is_empty() {
                     let has = &plan.parent;
-                    return Err(Error::invalid(format!("snapshot {key:?} has parent {has:?}, not {parent:?}")));
+                    return Err(Error::invalid(format!(
+                        "snapshot {key:?} has parent {has:?}, not {parent:?}"
+                    )));
                 }
                 parent.clone_into(&mut plan.parent);
                 plan.rebase = true;
             }
             if !plan.parent.is_empty() {
-                let parent: record::Snapshot = record::get(tx, &self.key(cx, &plan.parent))?
-                    .ok_or_else(|| no_parent(&plan.parent))?;
+                let parent: record::Snapshot =
+                    record::get(tx, &self.key(cx, &plan.parent))?.ok_or_else(|| no_parent(&plan.parent))?;
                 plan.raw_parent = parent.backend;
             }
             Ok(Some(plan))
         })
     }
 
-    async fn commit_raw(&self, cx: &Context, backend: &str, plan: &Plan, options: &CommitOptions) -> Result<()> {
+    async fn commit_raw(
+        &self,
+        cx: &Context,
+        backend: &str,
+        plan: &Plan,
+        options: &CommitOptions,
+    ) -> Result<()> {
         let options = CommitOptions {
             labels: inherited(&options.labels),
             parent: plan.rebase.then(|| plan.raw_parent.clone()),

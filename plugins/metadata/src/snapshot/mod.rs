@@ -173,7 +173,9 @@ impl Contract for Snapshotter {
             .update(move |tx| {
                 let record: record::Snapshot = tx.find(&key)?.ok_or_else(|| missing(&name))?;
                 if any(tx.read(), &keys::children(&cx.namespace, &id, &name))? {
-                    return Err(Error::precondition("cannot remove snapshot with child: failed precondition"));
+                    return Err(Error::precondition(
+                        "cannot remove snapshot with child: failed precondition",
+                    ));
                 }
                 tx.delete(&key)?;
                 if !record.parent.is_empty() {

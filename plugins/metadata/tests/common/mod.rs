@@ -152,10 +152,8 @@ impl Fixture {
 
     /// Writes a blob by way of an ingest.
     pub async fn blob(&self, cx: &Context, data: &str, labels: Labels) -> windlass_core::Digest {
-        let options = windlass_core::content::WriterOptions {
-            reference: format!("ref-{data}"),
-            ..Default::default()
-        };
+        let options =
+            windlass_core::content::WriterOptions { reference: format!("ref-{data}"), ..Default::default() };
         let mut writer = self.db.content().writer(cx, options).await.unwrap();
         writer.write(Bytes::from(data.to_owned())).await.unwrap();
         writer.commit(data.len() as u64, None, labels).await.unwrap()

@@ -153,7 +153,8 @@ impl Snapshotter for FakeSnapshotter {
         state.infos.remove(key).map(drop).ok_or_else(|| Error::not_found(format!("raw {key}")))
     }
     fn list<'a>(&'a self, _: &Context, filters: &Filters) -> BoxStream<'a, Result<Info>> {
-        let all: Vec<_> = self.state().infos.values().filter(|i| filters.matches(*i)).cloned().map(Ok).collect();
+        let all: Vec<_> =
+            self.state().infos.values().filter(|i| filters.matches(*i)).cloned().map(Ok).collect();
         stream::iter(all).boxed()
     }
     async fn cleanup(&self, _: &Context) -> Result<()> {
