@@ -48,6 +48,8 @@ fn forever() -> ! {
     }
 }
 
+// The server outlives this process, whose child it only is for a moment.
+#[allow(clippy::zombie_processes)]
 fn start(args: &[String]) -> ExitCode {
     let mode = mode();
     let mut input = Vec::new();
