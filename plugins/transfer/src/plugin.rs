@@ -53,11 +53,7 @@ impl Plugin for LocalPlugin {
                 (_, true) => return Err(Error::not_found(format!("differ {:?} not found", unpack.differ))),
             }
         }
-        let runtime = tokio::runtime::Handle::current();
-        let left = runtime.block_on(recover::left_over(&*database))?;
-        if !left.is_empty() {
-            runtime.spawn(recover::clean(database.clone(), left));
-        }
+        tokio::spawn(recover::clean(database.clone()));
         let parts = Parts {
             content: database.content(),
             images: database.images(),

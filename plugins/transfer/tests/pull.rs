@@ -619,28 +619,35 @@ async fn what_a_dead_transfer_left_is_cleaned_up() {
     let stack = Stack::new("overlayfs");
     let snapshots = stack.db.snapshotter("overlayfs").unwrap();
     let leases = stack.db.leases();
-    for (lease, with_ingest) in [("transfer-1", true), ("transfer-2", false), ("mine", false)] {
-        leases.create(&stack.cx, lease, Default::default()).await.unwrap();
-        let cx = stack.cx.clone().with_lease(lease);
-        snapshots.prepare(&cx, &format!("extract-{lease} sha256:x"), "", Default::default()).await.unwrap();
-        if with_ingest {
-            let options = windlass_core::content::WriterOptions {
-                reference: "layer-x".into(),
-                total: 10,
-                ..Default::default()
-            };
-            let mut writer = stack.db.content().writer(&cx, options).await.unwrap();
-            writer.write("half".into()).await.unwrap();
+    let dead = "0123456789abcdef-1";
+    let ingest = async |cx: &Context, reference: &str| {
+        let options =
+            windlass_core::content::WriterOptions { reference: reference.into(), ..Default::default() };
+        stack.db.content().writer(cx, options).await.unwrap().write("half".into()).await.unwrap();
+    };
+    for lease in
+        [format!("transfer-{dead}"), format!("transfer-{dead}2"), "mine".into(), "transfer-mine".into()]
+    {
+        leases.create(&stack.cx, &lease, Default::default()).await.unwrap();
+        let cx = stack.cx.clone().with_lease(&lease);
+        let key = if lease == "mine" {
+            "extract-123-AbC_ sha256:x".into()
+        } else {
+            format!("extract-{dead} {lease}")
+        };
+        snapshots.prepare(&cx, &key, "", Default::default()).await.unwrap();
+        if lease.ends_with('2') {
+            ingest(&cx, "layer-x").await;
+            ingest(&cx, &format!("import-{dead}")).await;
         }
     }
-    let left = recover::left_over(&*stack.db).await.unwrap();
-    assert_eq!(left.len(), 2);
-    recover::clean(stack.db.clone(), left).await;
+    // Four half-made things of transfers under whatever lease, and the lease that protects nothing.
+    assert_eq!(recover::clean(stack.db.clone()).await, 5);
     let keys: Vec<_> = stack.snapshots().await.into_iter().map(|s| s.name).collect();
-    assert_eq!(keys, ["extract-mine sha256:x"]);
+    assert_eq!(keys, ["extract-123-AbC_ sha256:x"]);
     let leases: Vec<_> =
         leases.list(&stack.cx, &Default::default()).await.unwrap().into_iter().map(|l| l.id).collect();
-    assert_eq!(leases, ["mine", "transfer-1"]);
+    assert_eq!(leases, ["mine".to_owned(), format!("transfer-{dead}2"), "transfer-mine".into()]);
     assert_eq!(stack.ingests().await, [("layer-x".to_owned(), 4)]);
 }
 

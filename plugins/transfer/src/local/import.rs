@@ -26,6 +26,8 @@ use crate::{Spec, media, reference, step};
 
 /// Largest `oci-layout` and `manifest.json`, in bytes.
 const MAX_JSON: u64 = 4 << 20;
+/// How the names of an import's ingests begin.
+pub const INGEST: &str = "import";
 /// Entries of an archive.
 const MAX_ENTRIES: usize = 100_000;
 /// Bytes copied at once.
@@ -182,7 +184,7 @@ fn read(job: &Job, source: SourceReader, media_type: &str) -> Result<Archive> {
     let mut reader = Reader::new(plain);
     let mut archive = Archive::default();
     let mut entries = 0;
-    let name = unique("import");
+    let name = unique(INGEST);
     while let Some(entry) = reader.entry().map_err(failed("tar"))? {
         entries += 1;
         if entries > MAX_ENTRIES {

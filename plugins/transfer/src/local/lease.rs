@@ -1,5 +1,7 @@
 //! The lease of a transfer: what it fetches is nobody's until the image record is there.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use windlass_core::lease::LABEL_EXPIRE;
@@ -31,13 +33,30 @@ pub async fn under<T>(mut job: Job, work: impl AsyncFnOnce(Job) -> Result<T>) ->
     result
 }
 
-/// A name that nobody else makes: time and a count.
-pub fn unique(prefix: &str) -> String {
+/// A number that another process does not have; the standard library's hasher keys are the randomness at hand.
+fn process() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    // The standard library's hasher keys are the randomness at hand.
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-    format!("{prefix}-{nanos:x}-{random:016x}")
+    static PROCESS: OnceLock<u64> = OnceLock::new();
+    *PROCESS.get_or_init(|| {
+        let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+        hasher.write_u128(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos()));
+        hasher.finish()
+    })
+}
+
+/// A name that nobody else makes: `<prefix>-<process>-<count>`.
+pub fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("{prefix}-{:016x}-{:x}", process(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Whether [`unique`] made `name` in another process.
+pub fn is_left_over(prefix: &str, name: &str) -> bool {
+    let maker = name.strip_prefix(prefix).and_then(|n| n.strip_prefix('-')).and_then(|n| n.split('-').next());
+    maker
+        .filter(|m| m.len() == 16)
+        .and_then(|m| u64::from_str_radix(m, 16).ok())
+        .is_some_and(|maker| maker != process())
 }
 
 pub fn rfc3339(at: SystemTime) -> Result<String> {

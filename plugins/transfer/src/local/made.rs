@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use windlass_core::content::{Info, Sync, WriterOptions};
 use windlass_core::{Class, Descriptor, Digest, Error, Filters, Labels, Result};
 
+use super::import::INGEST;
 use super::lease::unique;
 use super::{Job, on_thread};
 use crate::media;
@@ -20,7 +21,7 @@ pub async fn document(job: &Job, document: &impl Serialize, media_type: &str) ->
         serde_json::to_vec(document).map_err(|e| Error::internal("write JSON").with_source(e))?.into();
     let descriptor = Descriptor::new(media_type, Digest::of(&data), data.len() as u64);
     let options = WriterOptions {
-        reference: unique(&format!("manifest-{}", descriptor.digest)),
+        reference: unique(INGEST),
         total: descriptor.size,
         expected: Some(descriptor.digest.clone()),
         sync: Sync::Caller,
@@ -60,7 +61,7 @@ fn gzip(job: &Job, handle: &Handle, digest: &Digest, size: u64) -> Result<Descri
     use std::io::Write;
     let content = &job.local.parts.content;
     let blob = handle.block_on(content.reader(&job.cx, digest))?;
-    let reference = unique(&format!("compress-blob-{}", digest.encoded()));
+    let reference = unique(INGEST);
     let options =
         WriterOptions { reference: reference.clone(), total: 0, expected: None, sync: Sync::Caller };
     let mut writer = handle.block_on(content.writer(&job.cx, options))?;
