@@ -11,6 +11,7 @@
 mod auth;
 mod client;
 mod cmd;
+mod interrupt;
 mod json;
 mod names;
 mod output;

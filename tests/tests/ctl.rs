@@ -136,7 +136,7 @@ fn options_reach_the_process() {
     assert_eq!(run(&["--cap-drop", "ALL"], "grep CapEff /proc/self/status"), "CapEff:\t0000000000000000\n");
     assert_eq!(run(&["--sysctl", "net.ipv4.ip_forward=1"], "cat /proc/sys/net/ipv4/ip_forward"), "1\n");
     assert_eq!(run(&["--device", "/dev/null:/dev/nothing"], "test -c /dev/nothing; echo $?"), "0\n");
-    assert_eq!(run(&["--entrypoint", "/bin/sh"], "true"), "");
+    assert_eq!(run(&["--entrypoint", "/bin/echo"], "x"), "sh -c x\n");
     assert_eq!(run(&["--privileged"], "grep NoNewPrivs /proc/self/status"), "NoNewPrivs:\t0\n");
     assert_eq!(run(&[], "grep NoNewPrivs /proc/self/status"), "NoNewPrivs:\t1\n");
 
@@ -580,8 +580,9 @@ fn a_terminal_is_the_containers_and_comes_back() {
     });
     assert!(is_raw(&slave));
     // Ctrl-C is the container's.
-    master.write_all(b"sleep 1000\r").expect("the terminal takes keys");
-    until(&mut master, "sleep 1000");
+    // While a shell edits its line it takes keys as they are: something else must run.
+    master.write_all(b"sh -c 'echo in-$((4+4)); exec sleep 1000'\r").expect("the terminal takes keys");
+    until(&mut master, "in-8");
     master.write_all(b"\x03").expect("the terminal takes keys");
     master.write_all(b"echo still-$((1+1))\r").expect("the terminal takes keys");
     until(&mut master, "still-2");

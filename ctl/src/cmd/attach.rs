@@ -10,7 +10,7 @@ use crate::client::{Client, Global};
 use crate::output::run_error;
 use crate::run::io::{Fifos, Keys};
 use crate::run::task::{self, Process};
-use crate::run::{container, log};
+use crate::run::{log, record};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -72,5 +72,5 @@ async fn attach(global: Global, args: Args) -> Result<ExitCode> {
             }
         }
     };
-    Ok(container::left(&outcome, &args.id))
+    Ok(record::left(&outcome, &args.id))
 }

@@ -18,7 +18,7 @@ use windlass_core::mount::Mount;
 
 use crate::client::{Client, Global};
 use crate::output;
-use crate::run::{container, task};
+use crate::run::{record, task};
 
 /// Deepest directory that is copied.
 const DEPTH: usize = 512;
@@ -63,7 +63,7 @@ enum Files {
 }
 
 async fn files(client: &Client, id: &str) -> Result<Files> {
-    let record = container::get(client, id).await?;
+    let record = record::get(client, id).await?;
     match task::get(client, id).await? {
         Some(task) if task.status() != Status::Stopped && task.pid > 0 => Ok(Files::Process(task.pid)),
         _ => {

@@ -13,8 +13,8 @@ use windlass_api::services::tasks::{DeleteProcessRequest, ExecProcessRequest};
 
 use crate::client::{Client, Global};
 use crate::output::{self, Remedy, run_error};
-use crate::run::container::{self, PROCESS_URL};
 use crate::run::io::{Fifos, Keys};
+use crate::run::record::{self, PROCESS_URL};
 use crate::run::task::{self, KILL_TIMEOUT, Outcome, Process};
 use crate::run::{spec, user};
 
@@ -55,7 +55,7 @@ pub struct Args {
 
 /// The process's specification: the container's own, with what was asked for.
 async fn process(client: &Client, record: &Container, args: &Args) -> Result<Value> {
-    let spec = container::spec_of(record)?;
+    let spec = record::spec_of(record)?;
     let mut process = spec.get("process").cloned().context("the container's specification has no process")?;
     let env = process["env"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
     let mut env: Vec<_> = env.collect();
@@ -95,7 +95,7 @@ async fn exec(global: Global, args: Args) -> Result<ExitCode> {
         "standard input is no terminal: leave -t out, or run this at a terminal"
     );
     let client = Client::connect(&global).await?;
-    let record = container::get(&client, &args.id).await?;
+    let record = record::get(&client, &args.id).await?;
     let spec = process(&client, &record, &args).await?;
     let digest = windlass_core::Digest::of(crate::stream::unique("e").as_bytes());
     let process =

@@ -8,8 +8,8 @@ use windlass_api::types::task::Status;
 
 use crate::client::{Client, Global};
 use crate::output;
-use crate::run::container;
 use crate::run::log::{self, Reader, Watch};
+use crate::run::record;
 use crate::run::task::{self, Process};
 
 #[derive(clap::Args)]
@@ -94,7 +94,7 @@ impl Stamps {
 
 pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
     let client = Client::connect(&global).await?;
-    let record = container::get(&client, &args.id).await?;
+    let record = record::get(&client, &args.id).await?;
     let task = task::get(&client, &args.id).await?;
     // The task knows best; the record knows when the task has gone.
     let uri = task.as_ref().map(|t| t.stdout.clone()).filter(|u| log::file(u).is_some());

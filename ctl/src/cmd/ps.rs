@@ -10,7 +10,7 @@ use windlass_api::services::tasks::ListTasksRequest;
 use windlass_api::types::task::{Process, Status};
 
 use crate::client::{Client, Global};
-use crate::run::container::{EXIT_STATUS, spec_of};
+use crate::run::record::{EXIT_STATUS, spec_of};
 use crate::{json, output};
 
 #[derive(clap::Args)]

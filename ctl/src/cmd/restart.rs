@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{each, run, start, stop};
 use crate::client::{Client, Global};
 use crate::output::duration;
-use crate::run::{container, task};
+use crate::run::{record, task};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -23,7 +23,7 @@ pub struct Args {
 pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
     let client = Client::connect(&global).await?;
     each(&args.ids, async |id| {
-        let record = container::get(&client, id).await?;
+        let record = record::get(&client, id).await?;
         stop::stop(&client, id, None, args.time).await?;
         start::make_room(&client, id).await?;
         run::detached(&client, &record, task::rootfs(&client, &record).await?).await?;

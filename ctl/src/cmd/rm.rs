@@ -13,7 +13,7 @@ use windlass_api::types::task::Status;
 use super::each;
 use crate::client::{Client, Global};
 use crate::output::{self, Remedy};
-use crate::run::{container, io, log, task};
+use crate::run::{io, log, record, task};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -63,7 +63,7 @@ pub async fn remove(client: &Client, id: &str, force: bool) -> Result<()> {
 }
 
 async fn remove_but(client: &Client, id: &str, force: bool, keep_snapshot: bool) -> Result<()> {
-    let container = container::get(client, id).await?;
+    let container = record::get(client, id).await?;
     remove_task(client, id, force).await?;
     remove_rest(client, &container, keep_snapshot).await
 }

@@ -8,10 +8,11 @@ use windlass_api::types::Mount;
 
 use super::rm;
 use crate::client::{Client, Global};
+use crate::interrupt::unless_interrupted;
 use crate::output::{self, run_error};
 use crate::run::io::{Fifos, Keys};
 use crate::run::task::{self, Outcome, Process};
-use crate::run::{container, log};
+use crate::run::{container, log, record};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -54,7 +55,7 @@ async fn run_it(global: Global, args: Args) -> Result<ExitCode> {
     let result = start(&client, &record, created.rootfs.clone(), &args).await;
     if result.is_err() {
         // The first error is the one to show.
-        let _ = rm::remove(&client, &record.id, true).await;
+        let _ = unless_interrupted(rm::remove(&client, &record.id, true)).await;
     } else if args.rm && matches!(result, Ok(Outcome::Exited(_) | Outcome::Unread)) {
         rm::remove_record(&client, &record, result.as_ref().is_ok_and(|o| !matches!(o, Outcome::Exited(_))))
             .await?;
@@ -65,7 +66,7 @@ async fn run_it(global: Global, args: Args) -> Result<ExitCode> {
         output::print(&format!("{}\n", record.id))?;
         return Ok(ExitCode::SUCCESS);
     }
-    Ok(container::left(&outcome, &record.id))
+    Ok(record::left(&outcome, &record.id))
 }
 
 async fn start(client: &Client, record: &Container, rootfs: Vec<Mount>, args: &Args) -> Result<Outcome> {
@@ -76,15 +77,15 @@ async fn start(client: &Client, record: &Container, rootfs: Vec<Mount>, args: &A
     let outcome = attached(client, record, rootfs, args.container.interactive, &args.detach_keys).await?;
     if let (Outcome::Exited(status), false) = (&outcome, args.rm) {
         task::delete(client, &record.id).await?;
-        container::note_exit(client, &record.id, *status).await;
+        record::note_exit(client, &record.id, *status).await;
     }
     Ok(outcome)
 }
 
 /// Starts a task whose output goes where the record's label says.
 pub async fn detached(client: &Client, record: &Container, rootfs: Vec<Mount>) -> Result<()> {
-    let terminal = container::has_terminal(record);
-    let interactive = record.labels.contains_key(container::INTERACTIVE);
+    let terminal = record::has_terminal(record);
+    let interactive = record.labels.contains_key(record::INTERACTIVE);
     // Somebody may attach later: the shim holds standard input open until then.
     let fifos = if interactive { Some(Fifos::new(true, false, false)?) } else { None };
     let stdin = fifos.as_ref().map(|f| f.stdin.clone()).unwrap_or_default();
@@ -115,23 +116,30 @@ pub async fn attached(
     keys: &Keys,
 ) -> Result<Outcome> {
     use std::io::IsTerminal;
-    let terminal = container::has_terminal(record);
+    let terminal = record::has_terminal(record);
     if terminal && interactive && !std::io::stdin().is_terminal() {
         bail!("standard input is no terminal: leave -t out, or run this at a terminal");
     }
     let mut fifos = Fifos::new(interactive, true, !terminal)?;
     // The shim opens the fifos while it creates the task, and waits for the other end.
     fifos.copy_output();
-    task::create(client, record, rootfs, [&fifos.stdin, &fifos.stdout, &fifos.stderr], terminal).await?;
     let process = Process::main(&record.id);
-    let outcome = process.run(client, &mut fifos, terminal, keys).await;
+    let streams = [fifos.stdin.clone(), fifos.stdout.clone(), fifos.stderr.clone()];
+    let create = task::create(client, record, rootfs, streams.each_ref().map(String::as_str), terminal);
+    let outcome = match unless_interrupted(create).await {
+        Ok(()) => process.run(client, &mut fifos, terminal, keys).await,
+        Err(error) => Err(error),
+    };
     match &outcome {
         Ok(Outcome::Detached | Outcome::Abandoned | Outcome::Unread) => fifos.keep(),
         Ok(Outcome::Exited(_)) => {}
         // Not started, or nobody knows: leave nothing that runs without its streams.
         Err(_) => {
-            let _ = task::end(client, &record.id).await;
-            let _ = task::delete(client, &record.id).await;
+            let clear = async {
+                task::end(client, &record.id).await?;
+                task::delete(client, &record.id).await
+            };
+            let _ = unless_interrupted(clear).await;
         }
     }
     outcome

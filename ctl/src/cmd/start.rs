@@ -8,8 +8,8 @@ use windlass_api::types::task::Status;
 use super::{each, run};
 use crate::client::{Client, Global};
 use crate::output::run_error;
-use crate::run::container;
 use crate::run::io::Keys;
+use crate::run::record;
 use crate::run::task::{self, Outcome};
 
 #[derive(clap::Args)]
@@ -41,7 +41,7 @@ pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
     let client = Client::connect(&global).await?;
     if !args.attach {
         return each(&args.ids, async |id| {
-            let record = container::get(&client, id).await?;
+            let record = record::get(&client, id).await?;
             make_room(&client, id).await?;
             run::detached(&client, &record, task::rootfs(&client, &record).await?).await?;
             Ok(id.to_owned())
@@ -51,15 +51,15 @@ pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
     let attached = async {
         let [id] = args.ids.as_slice() else { bail!("--attach takes one container") };
         ensure!(!id.is_empty(), "name a container");
-        let record = container::get(&client, id).await?;
+        let record = record::get(&client, id).await?;
         make_room(&client, id).await?;
         let rootfs = task::rootfs(&client, &record).await?;
         let outcome = run::attached(&client, &record, rootfs, args.interactive, &args.detach_keys).await?;
         if let Outcome::Exited(status) = outcome {
             task::delete(&client, id).await?;
-            container::note_exit(&client, id, status).await;
+            record::note_exit(&client, id, status).await;
         }
-        Ok(container::left(&outcome, id))
+        Ok(record::left(&outcome, id))
     };
     attached.await.map_err(run_error)
 }

@@ -10,7 +10,7 @@ use windlass_api::types::task::Status;
 use super::{each, kill};
 use crate::client::{Client, Global};
 use crate::output::duration;
-use crate::run::container::{self, STOP_SIGNAL};
+use crate::run::record::{self, STOP_SIGNAL};
 use crate::run::task::{self, Process};
 
 #[derive(clap::Args)]
@@ -28,7 +28,7 @@ pub struct Args {
 
 /// Asks a container to end, and makes it after a time. One that has ended is fine.
 pub async fn stop(client: &Client, id: &str, signal: Option<&str>, time: Duration) -> Result<()> {
-    let record = container::get(client, id).await?;
+    let record = record::get(client, id).await?;
     let Some(found) = task::get(client, id).await? else { return Ok(()) };
     if found.status() == Status::Stopped {
         return Ok(());

@@ -7,7 +7,7 @@ use windlass_api::types::task::Status;
 
 use super::each;
 use crate::client::{Client, Global};
-use crate::run::container::{self, EXIT_STATUS};
+use crate::run::record::{self, EXIT_STATUS};
 use crate::run::task::{self, Process};
 
 #[derive(clap::Args)]
@@ -20,7 +20,7 @@ pub struct Args {
 pub async fn run(global: Global, args: Args) -> Result<ExitCode> {
     let client = Client::connect(&global).await?;
     each(&args.ids, async |id| {
-        let record = container::get(&client, id).await?;
+        let record = record::get(&client, id).await?;
         let status = match task::get(&client, id).await? {
             Some(task) if task.status() == Status::Stopped => task.exit_status,
             Some(_) => Process::main(id).wait(&client).await?,

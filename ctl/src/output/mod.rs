@@ -10,7 +10,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 pub use format::{Format, object, rows};
-pub use units::{age, bytes, duration, rfc3339, size};
+pub use units::{age, bytes, duration, now, rfc3339, size};
 
 /// Exit code where windlass itself failed and a process's own code was asked for.
 pub const FAILED: u8 = 125;

@@ -1,40 +1,37 @@
 //! Container records: snapshot and specification, made under a lease so that nothing is collected in between.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use tonic::Code;
 use windlass_api::Any;
 use windlass_api::convert::mount;
 use windlass_api::services::containers::{
-    Container, CreateContainerRequest, GetContainerRequest, UpdateContainerRequest, container,
+    Container, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest, container,
 };
 use windlass_api::services::leases;
-use windlass_api::services::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
+use windlass_api::services::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest};
 use windlass_api::types::Mount;
 use windlass_core::platform::Platform;
 
 use super::image::{self, Image};
+use super::record::{INTERACTIVE, SPEC_URL, STOP_SIGNAL};
 use super::{log, spec, task, unpack, user};
 use crate::client::Client;
-use crate::cmd::pull;
+use crate::cmd::{pull, rm};
+use crate::interrupt::unless_interrupted;
 use crate::names;
 use crate::output::{self, Remedy};
 use crate::stream::unique;
 use crate::transfer::RegistryOptions;
 
-pub const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
-pub const PROCESS_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
-/// Label: the signal that asks the container to end, as containerd names it.
-pub const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
-/// Label: exit status of the last task, kept when the task has gone.
-pub const EXIT_STATUS: &str = "windlass/exit-status";
-/// Label: standard input is wanted.
-pub const INTERACTIVE: &str = "windlass/interactive";
 /// How long what is being made is protected, should we die in between.
 const LEASE_SECONDS: u64 = 3600;
+/// Age from which a snapshot without its container is not one that somebody is just making.
+const LEFT_OVER_SECONDS: i64 = 60;
 
 /// When to ask the registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -224,8 +221,12 @@ pub async fn create(client: &Client, image: &Image, options: &Options, args: &[S
         .unwrap_or_default()
         .id;
     let leased = client.with_lease(&lease)?;
-    let new = New { client: &leased, image, options, id: &id, args, pids: &pids };
-    let made = new.make(labels).await;
+    let new = New { client: &leased, image, options, id: &id, args, pids: &pids, made: Cell::default() };
+    let made = unless_interrupted(new.make(labels)).await;
+    if made.is_err() {
+        // The first error is the one to show.
+        let _ = unless_interrupted(new.clear()).await;
+    }
     let client = client.clone();
     let release = tokio::spawn(async move {
         // One that cannot be given up ends by itself.
@@ -247,22 +248,48 @@ struct New<'a> {
     id: &'a str,
     args: &'a [String],
     pids: &'a BTreeMap<String, u32>,
+    made: Cell<Made>,
+}
+
+/// What is there, or may be, of a container in the making.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Made {
+    #[default]
+    Nothing,
+    Snapshot,
+    Record,
 }
 
 impl New<'_> {
     async fn make(&self, labels: BTreeMap<String, String>) -> Result<(Container, Vec<Mount>)> {
         let mounts = self.snapshot().await?;
-        let made = self.record(labels, mounts.clone()).await;
-        if made.is_err() {
-            let snapshotter = self.options.snapshotter.clone();
-            // The first error is the one to show.
-            let _ = self
-                .client
-                .snapshots()
-                .remove(RemoveSnapshotRequest { snapshotter, key: self.id.into() })
-                .await;
+        Ok((self.record(labels, mounts.clone()).await?, mounts))
+    }
+
+    /// Removes what was made of a container that was given up; never what was there before.
+    async fn clear(&self) -> Result<()> {
+        if self.made.get() == Made::Record {
+            let request = DeleteContainerRequest { id: self.id.into() };
+            rm::gone_is_fine(self.client.containers().delete(request).await)?;
         }
-        Ok((made?, mounts))
+        if self.made.get() == Made::Nothing { Ok(()) } else { self.remove_snapshot().await }
+    }
+
+    async fn remove_snapshot(&self) -> Result<()> {
+        let request =
+            RemoveSnapshotRequest { snapshotter: self.options.snapshotter.clone(), key: self.id.into() };
+        Ok(rm::gone_is_fine(self.client.snapshots().remove(request).await)?)
+    }
+
+    /// Whether a snapshot of the container's name is what is left of one whose making was cut off.
+    async fn is_left_over(&self) -> bool {
+        let id = self.id.to_owned();
+        let record = self.client.containers().get(GetContainerRequest { id: id.clone() }).await;
+        let request = StatSnapshotRequest { snapshotter: self.options.snapshotter.clone(), key: id };
+        let stat = self.client.snapshots().stat(request).await;
+        let made = stat.ok().and_then(|s| s.into_inner().info).and_then(|i| i.created_at);
+        let age = made.map_or(0, |at| output::now().saturating_sub(at.seconds));
+        record.is_err_and(|s| s.code() == Code::NotFound) && age > LEFT_OVER_SECONDS
     }
 
     /// The container's own file system over the image's; unpacks the image where that was not done yet.
@@ -274,10 +301,18 @@ impl New<'_> {
             parent: self.image.chain.clone(),
             ..Default::default()
         };
+        self.made.set(Made::Snapshot);
         let mut prepared = self.client.snapshots().prepare(request()).await;
         if prepared.as_ref().is_err_and(|s| s.code() == Code::NotFound) && !self.image.layers.is_empty() {
             unpack::unpack(self.client, self.image, snapshotter).await?;
             prepared = self.client.snapshots().prepare(request()).await;
+        }
+        if prepared.as_ref().is_err_and(|s| s.code() == Code::AlreadyExists) && self.is_left_over().await {
+            self.remove_snapshot().await?;
+            prepared = self.client.snapshots().prepare(request()).await;
+        }
+        if prepared.is_err() {
+            self.made.set(Made::Nothing);
         }
         let id = self.id;
         Ok(prepared
@@ -319,68 +354,15 @@ impl New<'_> {
             ..Default::default()
         };
         let request = CreateContainerRequest { container: Some(record.clone()) };
-        client
-            .containers()
-            .create(request)
-            .await
-            .with_context(|| format!("create container {id}"))
-            .remedy_for(
-                Code::AlreadyExists,
-                format!("choose another --name, or remove that one: windlass rm {id}"),
-            )?;
+        self.made.set(Made::Record);
+        let created = client.containers().create(request).await;
+        if created.as_ref().is_err_and(|s| s.code() == Code::AlreadyExists) {
+            self.made.set(Made::Snapshot);
+        }
+        created.with_context(|| format!("create container {id}")).remedy_for(
+            Code::AlreadyExists,
+            format!("choose another --name, or remove that one: windlass rm {id}"),
+        )?;
         Ok(record)
-    }
-}
-
-/// A container's record.
-pub async fn get(client: &Client, id: &str) -> Result<Container> {
-    let answer = client
-        .containers()
-        .get(GetContainerRequest { id: id.to_owned() })
-        .await
-        .remedy_for(Code::NotFound, format!("windlass -n {} ps -a lists what is there", client.namespace))?;
-    match answer.into_inner().container {
-        Some(container) => Ok(container),
-        None => bail!("container {id}: the daemon's answer is empty"),
-    }
-}
-
-/// The specification of a record.
-pub fn spec_of(record: &Container) -> Result<serde_json::Value> {
-    let Some(spec) = &record.spec else { bail!("container {} has no specification", record.id) };
-    serde_json::from_slice(&spec.value).with_context(|| format!("specification of {}", record.id))
-}
-
-/// Whether a record's process has a terminal.
-pub fn has_terminal(record: &Container) -> bool {
-    spec_of(record).is_ok_and(|s| s["process"]["terminal"] == true)
-}
-
-/// Keeps the exit status of a task that has gone.
-pub async fn note_exit(client: &Client, id: &str, status: u32) {
-    let labels = [(EXIT_STATUS.to_owned(), status.to_string())].into();
-    let container = Container { id: id.to_owned(), labels, ..Default::default() };
-    let mask = windlass_api::FieldMask { paths: vec![format!("labels.{EXIT_STATUS}")] };
-    // A record that has gone needs no note.
-    let _ = client
-        .containers()
-        .update(UpdateContainerRequest { container: Some(container), update_mask: Some(mask) })
-        .await;
-}
-
-/// The exit code of an outcome; says what an attached process was left in.
-pub fn left(outcome: &task::Outcome, id: &str) -> std::process::ExitCode {
-    use task::Outcome;
-    match outcome {
-        Outcome::Exited(status) => task::exit_code(*status),
-        Outcome::Detached => {
-            output::note(&format!("detached; {id} runs on: windlass attach {id}"));
-            std::process::ExitCode::SUCCESS
-        }
-        Outcome::Abandoned => {
-            output::note(&format!("{id} has not ended and runs on: windlass kill {id}"));
-            std::process::ExitCode::from(130)
-        }
-        Outcome::Unread => std::process::ExitCode::from(output::UNREAD),
     }
 }

@@ -4,6 +4,7 @@ pub mod container;
 pub mod image;
 pub mod io;
 pub mod log;
+pub mod record;
 pub mod spec;
 pub mod task;
 pub mod terminal;

@@ -22,6 +22,8 @@ use crate::output::{self, Gone, Interrupted, Remedy};
 
 /// How long a daemon may be away while somebody waits: it is being restarted.
 const ABSENCE: Duration = Duration::from_secs(60);
+/// The signal that says that the terminal has gone.
+const HANGUP: u32 = libc::SIGHUP as u32;
 /// How often it is tried then.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Requests to end, from outside, after which we leave although the process has not ended.
@@ -202,18 +204,36 @@ impl Process {
         let waiting = self.waiting(client);
         let start = self.start(client);
         tokio::pin!(start);
-        // A start that hangs must not take the terminal with it.
+        // A start that hangs must not take the terminal with it: whoever asks twice is let go.
+        let (mut asked, mut passed_on, mut detach) = (0, Vec::new(), false);
         loop {
             tokio::select! {
                 biased;
-                started = &mut start => { started?; break }
-                signal = signals.next() => if signals.ends(signal) { return Err(Interrupted.into()) },
+                started = &mut start => {
+                    started?;
+                    break;
+                }
+                number = signals.next() => {
+                    asked += usize::from(signals.ends(number));
+                    passed_on.push(number);
+                }
                 event = fifos.event() => match event {
-                    Event::Interrupt | Event::Detach => return Err(Interrupted.into()),
+                    Event::Interrupt => asked += 1,
+                    Event::Detach => (asked, detach) = (asked + 1, true),
                     Event::OutputGone => return Err(Gone.into()),
                     Event::InputEnded => self.close_input(client).await,
                 },
-            };
+            }
+            if asked > 1 {
+                return Err(Interrupted.into());
+            }
+        }
+        for number in passed_on {
+            // It may have ended meanwhile: the wait says so.
+            let _ = self.kill(client, number, false).await;
+        }
+        if detach {
+            return Ok(Outcome::Detached);
         }
         let outcome = self.stay(client, fifos, terminal, &mut signals, waiting).await;
         drop(raw);
@@ -265,6 +285,10 @@ impl Process {
                 answer = &mut waiting => break answer??,
                 _ = resized.recv(), if terminal => self.resize(client).await,
                 number = signals.next() => {
+                    if terminal && number == HANGUP {
+                        // The terminal has gone, and with it the person.
+                        return Ok(Outcome::Unread);
+                    }
                     requests += usize::from(signals.ends(number));
                     if requests >= PATIENCE {
                         return Ok(Outcome::Abandoned);

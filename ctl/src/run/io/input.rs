@@ -84,7 +84,11 @@ fn pump(
                     }
                 }
                 Err(Errno::INTR | Errno::AGAIN) => {}
-                // A terminal that has gone.
+                // A terminal that has gone, and its person.
+                Err(_) if keys.is_some() => {
+                    let _ = events.send(Event::OutputGone);
+                    return false;
+                }
                 Err(_) => open = false,
             }
         }
