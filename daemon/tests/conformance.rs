@@ -16,9 +16,13 @@ use windlass_core::{Context, Labels, lease, namespace, testsuite};
 /// A namespace, and a lease in it that keeps the collector away from what nothing else refers to.
 async fn with_namespace(daemon: &Daemon, name: &str) -> Context {
     let records = Records(daemon.connect().await);
-    namespace::Store::create(&records, Namespace { name: name.into(), labels: Labels::new() }).await.unwrap();
+    namespace::Store::create(&records, Namespace { name: name.into(), labels: Labels::new() })
+        .await
+        .expect("a fresh daemon makes a namespace");
     let cx = Context::new(name);
-    lease::Manager::create(&records, &cx, "suite", Labels::new()).await.unwrap();
+    lease::Manager::create(&records, &cx, "suite", Labels::new())
+        .await
+        .expect("a fresh namespace takes a lease");
     cx.with_lease("suite")
 }
 

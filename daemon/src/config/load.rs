@@ -131,8 +131,8 @@ fn matches(pattern: &str, name: &str) -> bool {
 fn check_uris(document: &Document) -> Result<(), Error> {
     for list in ["disabled_plugins", "required_plugins"] {
         let uris = document.get(&[list]).and_then(toml::Value::as_array);
-        for uri in uris.into_iter().flatten().filter_map(toml::Value::as_str).filter(|uri| !uri.contains('.'))
-        {
+        let mut names = uris.into_iter().flatten().filter_map(toml::Value::as_str);
+        if let Some(uri) = names.find(|uri| !uri.contains('.')) {
             let path = [list.to_owned()];
             let why = format!("{uri:?} is no plugin URI: write io.containerd.<type>.<version>.<id>");
             return Err(Error::Value { place: document.place(&path).cloned(), key: shown(&path), why });
