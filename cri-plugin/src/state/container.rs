@@ -1,0 +1,97 @@
+//! A container in memory.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::watch;
+use windlass_api::cri;
+
+use super::record::{ContainerRecord, ContainerStatus};
+use super::table::Entry;
+use crate::io::ContainerIo;
+
+/// Where a container stands, as CRI tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Created,
+    Running,
+    Exited,
+}
+
+/// A container.
+pub struct Container {
+    pub id: String,
+    pub record: ContainerRecord,
+    /// Held by whoever changes the container, over calls to its shim too: it is the container's own.
+    pub lock: tokio::sync::Mutex<()>,
+    /// What follows from the status is woken by it.
+    status: watch::Sender<ContainerStatus>,
+    io: Mutex<Option<Arc<ContainerIo>>>,
+}
+
+impl Container {
+    pub fn new(id: String, record: ContainerRecord, status: ContainerStatus) -> Self {
+        Self {
+            id,
+            record,
+            lock: tokio::sync::Mutex::new(()),
+            status: watch::Sender::new(status),
+            io: Mutex::new(None),
+        }
+    }
+
+    /// What the container was asked to be.
+    pub fn config(&self) -> &cri::ContainerConfig {
+        self.record.config.as_ref().expect("a container has a configuration: checked when it is made and when it is read")
+    }
+
+    pub fn status(&self) -> watch::Ref<'_, ContainerStatus> {
+        self.status.borrow()
+    }
+
+    /// Follows the status.
+    pub fn follow(&self) -> watch::Receiver<ContainerStatus> {
+        self.status.subscribe()
+    }
+
+    /// Replaces the status: for who holds the lock and has written the record.
+    pub fn set_status(&self, status: ContainerStatus) {
+        self.status.send_replace(status);
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.status().phase()
+    }
+
+    /// The streams, while there is a task.
+    pub fn io(&self) -> Option<Arc<ContainerIo>> {
+        self.io_slot().clone()
+    }
+
+    /// Sets or takes the streams; answers what was there.
+    pub fn set_io(&self, io: Option<Arc<ContainerIo>>) -> Option<Arc<ContainerIo>> {
+        std::mem::replace(&mut *self.io_slot(), io)
+    }
+
+    fn io_slot(&self) -> MutexGuard<'_, Option<Arc<ContainerIo>>> {
+        self.io.lock().expect("nothing panics while it holds the streams")
+    }
+}
+
+impl ContainerStatus {
+    pub fn phase(&self) -> Phase {
+        match (self.started_at, self.finished_at) {
+            (_, 1..) => Phase::Exited,
+            (1.., _) => Phase::Running,
+            _ => Phase::Created,
+        }
+    }
+}
+
+impl Entry for Container {
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn name(&self) -> &str {
+        &self.record.name
+    }
+}
