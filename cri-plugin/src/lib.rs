@@ -1,9 +1,23 @@
 //! Kubernetes' container runtime interface, as one optional plugin over core's traits: never over a client of the daemon.
 //!
 //! - `plugin`, `config`: registration, and containerd's configuration keys. `service`: the gRPC edges, nothing else.
+//! - `cri`: what everything here holds on to.
 //! - `state`: what is known of pods and containers, in memory and in the records.
 //! - `sandbox`, `container`: their lives, one file per step. `restore`: both after a restart.
+//! - `network`, `adapt`: what pods say to network plugins, and what is told to plugins that follow containers.
 //! - `spec`: the OCI runtime specification of a container. `io`: its streams and logs. `image`: images.
 //! - `stats`, `events`: figures, and what happened.
 
+mod config;
+mod cri;
 mod state;
+
+/// A named step: a test may stop, fail or kill the process here.
+macro_rules! step {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name, |_| Err(windlass_core::Error::internal(concat!("injected at ", $name))));
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use step;
