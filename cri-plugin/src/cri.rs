@@ -4,13 +4,14 @@
 //! `sandbox::run`, `container::create`, …. A call that changes something is one future that [`Cri::finish`] runs in a task of
 //! its own, so that it ends or rolls back whatever becomes of the client.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
-use windlass_core::{Any, Context, Error, Result, container, event, metadata, nri, task};
+use windlass_core::{Context, Error, Result, container, event, metadata, nri, task};
 
 use crate::config::{Config, Handler};
 use crate::events::Events;
@@ -41,8 +42,8 @@ pub struct Cri {
     /// Pods and containers.
     pub state: State,
     pub host: spec::Host,
-    /// What every specification is made with.
-    pub settings: spec::Settings,
+    /// What specifications are made with, by runtime handler.
+    pub settings: BTreeMap<String, spec::Settings>,
     pub networks: Networks,
     /// `None` where there is no such plugin.
     pub nri: Option<Arc<dyn nri::Nri>>,
@@ -81,10 +82,14 @@ impl Cri {
         self.config.handler(name)
     }
 
+    /// What specifications of a handler's containers are made with.
+    pub fn settings(&self, handler: &Handler<'_>) -> &spec::Settings {
+        self.settings.get(handler.name).expect("settings are made for every handler")
+    }
+
     /// The runtime of a handler as records hold it.
     pub fn runtime(&self, handler: &Handler<'_>) -> container::Runtime {
-        let options: Option<Any> = handler.options(&self.config);
-        container::Runtime { name: handler.runtime_name().to_owned(), options }
+        container::Runtime { name: handler.runtime_name().to_owned(), options: handler.options() }
     }
 
     /// Directory of a pod's files: `hostname`, `hosts`, `resolv.conf`, `shm`.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use windlass_api::{runc, runtimeoptions};
 use windlass_core::{Any, Error, Result};
 
-use super::{Config, Pause};
+use super::Pause;
 
 /// Our shim's name, which is containerd's for runc.
 pub const RUNC: &str = "io.containerd.runc.v2";
@@ -195,7 +195,7 @@ impl<'a> Handler<'a> {
     }
 
     /// The options as the shim is given them; `None` where nothing is said.
-    pub fn options(&self, _config: &Config) -> Option<Any> {
+    pub fn options(&self) -> Option<Any> {
         if self.config.options.is_empty() {
             return None;
         }

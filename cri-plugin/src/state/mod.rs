@@ -14,7 +14,7 @@ mod sandbox;
 mod table;
 
 pub use container::{Container, Phase};
-pub use sandbox::Sandbox;
+pub use sandbox::{Sandbox, name as sandbox_name};
 pub use table::{Entry, Reservation, Reserved, Table};
 
 /// Pods and containers of the plugin.

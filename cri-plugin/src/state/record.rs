@@ -51,6 +51,15 @@ pub struct SandboxStatus {
     pub overhead: Option<cri::LinuxContainerResources>,
     #[prost(message, optional, tag = "6")]
     pub resources: Option<cri::LinuxContainerResources>,
+    /// Of the pod's own process, 0 for none.
+    #[prost(uint32, tag = "7")]
+    pub pid: u32,
+    /// Network, namespaces and mounts have been taken down.
+    #[prost(bool, tag = "8")]
+    pub down: bool,
+    /// How often the network plugins could not take the network down.
+    #[prost(uint32, tag = "9")]
+    pub failures: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
