@@ -8,6 +8,7 @@ use tonic_prost_build::FileDescriptorSet;
 
 use crate::Result;
 
+const NRI: &str = "github.com/containerd/nri/pkg/api/api.proto";
 const CRI: &str = "staging/src/k8s.io/cri-api/pkg/apis/runtime/v1/api.proto";
 
 /// Packages whose `bytes` are big enough for a copy to matter.
@@ -21,9 +22,39 @@ const SECRET: &[&str] = &[
     ".runtime.v1.AuthConfig",
 ];
 
+/// Messages of CRI that verbose statuses show as JSON, the way Go's encoding/json writes them.
+const SHOWN: &[&str] = &[
+    "CDIDevice",
+    "Capability",
+    "ContainerConfig",
+    "ContainerMetadata",
+    "DNSConfig",
+    "Device",
+    "HugepageLimit",
+    "IDMapping",
+    "ImageSpec",
+    "Int64Value",
+    "KeyValue",
+    "LinuxContainerConfig",
+    "LinuxContainerResources",
+    "LinuxContainerSecurityContext",
+    "LinuxPodSandboxConfig",
+    "LinuxSandboxSecurityContext",
+    "Mount",
+    "NamespaceOption",
+    "PodSandboxConfig",
+    "PodSandboxMetadata",
+    "PortMapping",
+    "SELinuxOption",
+    "SecurityProfile",
+    "UserNamespace",
+];
+
 pub fn generate() -> Result {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut files = protos(Path::new("proto"))?;
+    // No gRPC server speaks it.
+    files.retain(|f| !f.ends_with(NRI));
     files.sort();
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(false).open_files(&files)?;
@@ -38,6 +69,22 @@ pub fn generate() -> Result {
     let mut config = tonic_prost_build::Config::new();
     // Ordered maps, as core has them: equal messages are equal bytes.
     config.bytes(BIG).btree_map(["."]).skip_debug(SECRET).enable_type_names();
+    let skip = "#[serde(skip_serializing_if = \"crate::is_default\")]";
+    for message in SHOWN {
+        let message = format!(".runtime.v1.{message}");
+        config.type_attribute(&message, "#[derive(serde::Serialize)]");
+        if message.ends_with(".SecurityProfile") {
+            // The variants of the enum inside are no fields.
+            config.field_attribute(format!("{message}.profile_type"), skip);
+            config.field_attribute(format!("{message}.localhost_ref"), skip);
+        } else {
+            config.field_attribute(&message, skip);
+        }
+    }
+    // Of no use here.
+    for windows in ["ContainerConfig", "PodSandboxConfig"] {
+        config.field_attribute(format!(".runtime.v1.{windows}.windows"), "#[serde(skip)]");
+    }
     let dir = out.join("grpc");
     if dir.exists() {
         fs::remove_dir_all(&dir)?;

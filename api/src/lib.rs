@@ -7,6 +7,7 @@
 //! - [`status`]: core's errors to and from both kinds of status. Nowhere else is a code chosen.
 //! - [`convert`]: core's plain types to and from both worlds, where client and server need the same.
 //! - [`connect`], [`scope`]: a channel to a daemon, and the headers that every call carries.
+//! - [`nri`]: what plugins that follow and adjust containers speak.
 //! - [`kinds`]: what a plugin is that serves RPCs.
 //! - [`reflection`]: the descriptors, served.
 
@@ -14,6 +15,11 @@
 mod grpc;
 #[cfg(feature = "grpc")]
 pub use grpc::*;
+/// For generated code: what Go's encoding/json leaves out.
+#[cfg(feature = "cri")]
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 #[cfg(feature = "grpc")]
 pub mod connect;
 #[cfg(feature = "grpc")]
@@ -23,6 +29,9 @@ mod redact;
 
 #[cfg(feature = "ttrpc")]
 pub mod shim;
+
+#[cfg(feature = "nri")]
+pub mod nri;
 
 #[cfg(feature = "core")]
 pub mod convert;

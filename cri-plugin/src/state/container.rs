@@ -1,5 +1,6 @@
 //! A container in memory.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
@@ -26,6 +27,11 @@ pub struct Container {
     /// What follows from the status is woken by it.
     status: watch::Sender<ContainerStatus>,
     io: Mutex<Option<Arc<ContainerIo>>>,
+    /// The kernel has killed one of its processes for want of memory.
+    oom: AtomicBool,
+    /// It has been asked to end by its signal.
+    signalled: AtomicBool,
+    removing: AtomicBool,
 }
 
 impl Container {
@@ -36,7 +42,33 @@ impl Container {
             lock: tokio::sync::Mutex::new(()),
             status: watch::Sender::new(status),
             io: Mutex::new(None),
+            oom: AtomicBool::new(false),
+            signalled: AtomicBool::new(false),
+            removing: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the kernel has killed one of its processes for want of memory.
+    pub fn is_oom(&self) -> bool {
+        self.oom.load(Ordering::Acquire)
+    }
+
+    pub fn set_oom(&self) {
+        self.oom.store(true, Ordering::Release);
+    }
+
+    /// Whether its signal is yet to be sent: true for the first who asks.
+    pub fn take_signal(&self) -> bool {
+        !self.signalled.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether it is being removed: nothing else is begun with it.
+    pub fn removing(&self) -> bool {
+        self.removing.load(Ordering::Acquire)
+    }
+
+    pub fn set_removing(&self, removing: bool) {
+        self.removing.store(removing, Ordering::Release);
     }
 
     /// What the container was asked to be.

@@ -14,7 +14,7 @@ mod sandbox;
 mod table;
 
 pub use container::{Container, Phase};
-pub use sandbox::{Sandbox, name as sandbox_name};
+pub use sandbox::{Places, Sandbox, name as sandbox_name};
 pub use table::{Entry, Reservation, Reserved, Table};
 
 /// Pods and containers of the plugin.
@@ -22,6 +22,8 @@ pub use table::{Entry, Reservation, Reserved, Table};
 pub struct State {
     pub sandboxes: Table<Sandbox>,
     pub containers: Table<Container>,
+    /// Whom images know.
+    pub users: crate::container::Users,
 }
 
 impl State {

@@ -117,6 +117,9 @@ pub struct ContainerStatus {
     pub resources: Option<cri::ContainerResources>,
     #[prost(uint32, tag = "7")]
     pub pid: u32,
+    /// Written before the container is whole, so that a start after a crash finds what to clear away.
+    #[prost(bool, tag = "8")]
+    pub creating: bool,
 }
 
 /// A message as an extension holds it.

@@ -1,6 +1,7 @@
 //! A pod in memory.
 
-use std::sync::{RwLock, RwLockReadGuard};
+use std::path::PathBuf;
+use std::sync::{OnceLock, RwLock, RwLockReadGuard};
 
 use windlass_api::cri;
 
@@ -16,12 +17,22 @@ pub struct Sandbox {
     /// Held by whoever changes the pod, over calls to shims and plugins too: it is the pod's own.
     pub lock: tokio::sync::Mutex<()>,
     status: RwLock<SandboxStatus>,
+    /// Set when first asked for.
+    pub places: OnceLock<Places>,
+}
+
+/// Where a pod's files are.
+pub struct Places {
+    /// Holds `hostname`, `hosts` and `resolv.conf`.
+    pub dir: PathBuf,
+    /// Its own shared memory, if it has any.
+    pub shm: PathBuf,
 }
 
 impl Sandbox {
     pub fn new(id: String, record: SandboxRecord, status: SandboxStatus) -> Self {
         let name = name(record.config.as_ref().and_then(|c| c.metadata.as_ref()));
-        Self { id, name, record, lock: tokio::sync::Mutex::new(()), status: RwLock::new(status) }
+        Self { id, name, record, lock: tokio::sync::Mutex::new(()), status: RwLock::new(status), places: OnceLock::new() }
     }
 
     /// What the pod was asked to be.
