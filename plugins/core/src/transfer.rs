@@ -64,6 +64,17 @@ pub struct Unpack {
     pub snapshotter: String,
 }
 
+/// How an image is fetched, where that differs from what the transferrer is configured to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fetching {
+    /// Blobs fetched at once; 0 for the configured number.
+    pub at_once: usize,
+    /// Bytes per range request of a layer; 0 for the configured number.
+    pub range: u64,
+    /// Tells the snapshotter of each layer which image, manifest and layers it belongs to: for remote snapshotters.
+    pub annotate_snapshots: bool,
+}
+
 /// An image, or several, in the image store.
 #[derive(Clone, Debug, Default)]
 pub struct ImageStore {
@@ -78,6 +89,7 @@ pub struct ImageStore {
     pub manifest_limit: u32,
     pub extra_references: Vec<ImageReference>,
     pub unpacks: Vec<Unpack>,
+    pub fetching: Fetching,
 }
 
 /// Bytes from a client; `None` at the end.

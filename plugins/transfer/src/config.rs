@@ -55,7 +55,7 @@ impl Default for Config {
 }
 
 /// Upper bound of every number of things done at once.
-const MAX_CONCURRENT: usize = 64;
+pub const MAX_CONCURRENT: usize = 64;
 
 impl Config {
     /// *Invalid argument* for values that make no sense.

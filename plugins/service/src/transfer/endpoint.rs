@@ -111,5 +111,6 @@ fn store(store: wire::ImageStore) -> ImageStore {
         manifest_limit: store.manifest_limit,
         extra_references: store.extra_references.into_iter().map(reference).collect(),
         unpacks: store.unpacks.into_iter().map(unpack).collect(),
+        fetching: Default::default(),
     }
 }

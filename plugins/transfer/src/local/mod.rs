@@ -3,6 +3,7 @@
 //! Every transfer runs in a task of its own. When its caller goes away it is told so, stops at the next step, takes
 //! back what it had begun and keeps what can be resumed.
 
+mod annotate;
 mod blobs;
 mod export;
 mod import;
@@ -22,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use windlass_core::diff::Differ;
 use windlass_core::image::{self, Image};
 use windlass_core::transfer::{
-    ByteSink, ByteSource, Destination, ImageStore, ProgressSink, Registry, Source, Transferrer,
+    ByteSink, ByteSource, Destination, Fetching, ImageStore, ProgressSink, Registry, Source, Transferrer,
 };
 use windlass_core::{Context, Error, Result, content, lease as core_lease, snapshot};
 
-use crate::config::Config;
+use crate::config::{Config, MAX_CONCURRENT};
 use crate::locks::Locks;
 use crate::registry::{self, Limits};
 
@@ -129,14 +130,33 @@ impl Local {
 }
 
 impl Inner {
-    fn client(&self, registry: &Registry) -> Result<Arc<registry::Client>> {
+    fn client(&self, registry: &Registry, fetching: Fetching) -> Result<Arc<registry::Client>> {
         let options = registry::Options {
             host_dirs: self.config.config_path.clone(),
             limits: self.limits,
-            fetches: self.config.downloads(),
-            range: self.config.concurrent_layer_fetch_buffer,
+            fetches: self.downloads(fetching),
+            range: match fetching.range {
+                0 => self.config.concurrent_layer_fetch_buffer,
+                range => range,
+            },
         };
         Ok(Arc::new(registry::Client::new(registry, &options)?))
+    }
+
+    /// Blobs fetched at once.
+    fn downloads(&self, fetching: Fetching) -> usize {
+        match fetching.at_once {
+            0 => self.config.downloads(),
+            n => n.min(MAX_CONCURRENT),
+        }
+    }
+
+    /// Layers unpacked at once: where nothing else is configured, as many as are fetched.
+    fn unpacks(&self, fetching: Fetching) -> usize {
+        match self.config.max_concurrent_unpacks {
+            0 => self.downloads(fetching),
+            _ => self.config.unpacks(),
+        }
     }
 }
 

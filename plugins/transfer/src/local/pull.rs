@@ -11,7 +11,7 @@ use windlass_core::{Descriptor, Error, Labels, Result};
 
 use super::blobs::Blobs;
 use super::unpack::{Unpack, Unpacker};
-use super::{Inner, Job, lease, records};
+use super::{Inner, Job, annotate, lease, records};
 use crate::config::DEFAULT_SNAPSHOTTER;
 use crate::document::{Config, Document};
 use crate::progress::Tracker;
@@ -43,7 +43,7 @@ async fn run(job: Job, from: Registry, to: ImageStore) -> Result<Vec<Image>> {
     let name = format!("OCI Registry ({})", from.reference);
     let tracker = Arc::new(Tracker::new(job.progress.clone(), &from.reference, "downloading"));
     tracker.say(format!("Resolving from {name}"));
-    let client = job.local.client(&from)?;
+    let client = job.local.client(&from, to.fetching)?;
     let root = job
         .unless_canceled(client.resolve())
         .await?
@@ -117,13 +117,16 @@ pub async fn manifest_content(blobs: &Blobs, manifest: &Found, to: &ImageStore) 
     }
     let with = parsed.as_ref().and_then(|parsed| blobs.job.local.unpacker(to, manifest, parsed));
     let (Some(with), Some(parsed)) = (with, parsed) else {
-        return fetch_all(blobs, &manifest.layers).await;
+        return fetch_all(blobs, &manifest.layers, to).await;
     };
-    let unpack = Unpack::new(blobs.clone(), with.clone(), &manifest.layers, &parsed)?;
+    let at_once = blobs.job.local.unpacks(to.fetching);
+    let annotated = to.fetching.annotate_snapshots.then(|| annotate::layers(&to.name, manifest));
+    let layers = annotated.as_ref().unwrap_or(&manifest.layers);
+    let unpack = Unpack::new(blobs.clone(), with.clone(), layers, &parsed, at_once)?;
     let others: Vec<Descriptor> =
         manifest.layers.iter().filter(|l| !media::is_layer(&l.media_type)).cloned().collect();
     let unpacked = unpack.run().await?;
-    fetch_all(blobs, &others).await?;
+    fetch_all(blobs, &others, to).await?;
     if let Some(chain) = unpacked {
         let label = (format!("{}.{}", media::LABEL_REF_SNAPSHOT, with.id), chain);
         blobs.add_labels(&config.digest, Labels::from([label])).await?;
@@ -131,11 +134,11 @@ pub async fn manifest_content(blobs: &Blobs, manifest: &Found, to: &ImageStore) 
     Ok(())
 }
 
-async fn fetch_all(blobs: &Blobs, layers: &[Descriptor]) -> Result<()> {
+async fn fetch_all(blobs: &Blobs, layers: &[Descriptor], to: &ImageStore) -> Result<()> {
     if blobs.client.is_none() {
         return Ok(());
     }
-    let at_once = blobs.job.local.config.downloads();
+    let at_once = blobs.job.local.downloads(to.fetching);
     let mut tasks = tokio::task::JoinSet::new();
     let mut left = layers.iter();
     let mut first = Ok(());

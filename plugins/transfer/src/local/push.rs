@@ -40,7 +40,7 @@ async fn run(job: Job, from: ImageStore, to: Registry) -> Result<Vec<Image>> {
     let tracker = Arc::new(Tracker::new(job.progress.clone(), &image.name, "uploading"));
     tracker.say(format!("Pushing to {name}"));
     tracker.image("pushing content", &image.name, &image.target);
-    let client = job.local.client(&to)?;
+    let client = job.local.client(&to, Default::default())?;
     let plan = plan(&job, &client, &tracker, &image.target, &Wanted::new(&from.platforms)).await?;
     step!("push.after-plan");
     let root = image.target.digest.clone();

@@ -103,8 +103,14 @@ pub struct Unpack {
 }
 
 impl Unpack {
-    /// `children`: what the manifest lists as layers.
-    pub fn new(blobs: Blobs, with: Arc<Unpacker>, children: &[Descriptor], config: &Config) -> Result<Self> {
+    /// `children`: what the manifest lists as layers; `at_once`: how many are unpacked at a time.
+    pub fn new(
+        blobs: Blobs,
+        with: Arc<Unpacker>,
+        children: &[Descriptor],
+        config: &Config,
+        at_once: usize,
+    ) -> Result<Self> {
         let layers: Vec<Descriptor> =
             children.iter().filter(|l| with.is_layer(&l.media_type)).cloned().collect();
         let diff_ids = config.rootfs.diff_ids.clone();
@@ -124,7 +130,6 @@ impl Unpack {
         let chains = (1..=diff_ids.len())
             .map(|n| snapshot::chain_id(&diff_ids[..n]).expect("at least one diff id").to_string())
             .collect();
-        let at_once = blobs.job.local.config.unpacks();
         let rebase = with.snapshotter.capabilities().iter().any(|c| c == snapshot::CAPABILITY_REBASE);
         let parallel = rebase && at_once > 1;
         let at_once = Arc::new(Semaphore::new(at_once));
