@@ -223,7 +223,8 @@ mod tests {
         };
         let of = |subject| {
             let all = annotations("s", &config, subject).into_iter();
-            all.map(|(k, v)| (k.strip_prefix("io.kubernetes.cri.").unwrap().to_owned(), v)).collect::<Labels>()
+            all.map(|(k, v)| (k.strip_prefix("io.kubernetes.cri.").unwrap().to_owned(), v))
+                .collect::<Labels>()
         };
         let container = of(Subject::Container { name: "c", image: "i" });
         let expected = [

@@ -175,11 +175,9 @@ impl Parts<'_> {
     /// What keeps it from the rest; for the privileged: what does not.
     fn confine(&self, spec: &mut Value, labels: &selinux::Labels) -> Result<()> {
         let (security, privileged) = (self.security, self.security.privileged);
-        let paths = |list: &[String]| {
-            match list.iter().find(|p| !p.starts_with('/') || p.contains('\0')) {
-                Some(path) => invalid(format!("masked or read-only path {path:?} is not absolute")),
-                None => Ok(json!(list)),
-            }
+        let paths = |list: &[String]| match list.iter().find(|p| !p.starts_with('/') || p.contains('\0')) {
+            Some(path) => invalid(format!("masked or read-only path {path:?} is not absolute")),
+            None => Ok(json!(list)),
         };
         if privileged || !self.settings.disable_proc_mount {
             let linux = object(spec, &["linux"]);
@@ -246,7 +244,9 @@ impl Parts<'_> {
                     Some(limits) => {
                         object(spec, &["linux", "resources"]).insert("blockIO".into(), limits.clone());
                     }
-                    None => return invalid(format!("there is no blockio class {class:?} in blockio_config_file")),
+                    None => {
+                        return invalid(format!("there is no blockio class {class:?} in blockio_config_file"));
+                    }
                 },
                 None if settings.ignore_blockio_not_enabled_errors => {}
                 None => {

@@ -71,7 +71,10 @@ pub fn apply(spec: &mut Value, settings: &Settings, config: &cri::ContainerConfi
     for device in &config.devices {
         let access = &device.permissions;
         if !access.chars().all(|c| "rwm".contains(c)) {
-            return invalid(format!("device {}: permissions {access:?} are not of r, w and m", device.host_path));
+            return invalid(format!(
+                "device {}: permissions {access:?} are not of r, w and m",
+                device.host_path
+            ));
         }
         let path = host_path(&device.host_path)?;
         let inside = match device.container_path.as_str() {
@@ -100,9 +103,8 @@ pub fn add(spec: &mut Value, device: Value, path: &str) {
 /// A rule that lets a device be used. FIFOs need none.
 pub fn allow(spec: &mut Value, kind: &str, major: u32, minor: u32, access: &str) {
     if matches!(kind, "c" | "b" | "u") && !access.is_empty() {
-        list(object(spec, &["linux", "resources"]), "devices").push(
-            json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access}),
-        );
+        list(object(spec, &["linux", "resources"]), "devices")
+            .push(json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access}));
     }
 }
 

@@ -135,8 +135,8 @@ fn release(text: &str) -> (u32, u32) {
 }
 
 fn cgroup_options(mounts: &str) -> Vec<String> {
-    let own = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let own = own.filter(|fields| fields.get(1) == Some(&"/sys/fs/cgroup")).next_back();
+    let mut all = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let own = all.rfind(|fields| fields.get(1) == Some(&"/sys/fs/cgroup"));
     let options = own.and_then(|fields| fields.get(3).copied()).unwrap_or_default();
     let kept = options.split(',').filter(|o| matches!(*o, "nsdelegate" | "memory_recursiveprot"));
     kept.map(str::to_owned).collect()

@@ -71,7 +71,8 @@ mod tests {
     #[test]
     fn nulls_are_absent_and_wrong_types_are_errors() {
         let read = |config: Value| Image { name: "x", config: &config }.config();
-        let config = read(json!({"config": {"Env": null, "User": null, "Cmd": ["a"], "Labels": {}}})).unwrap();
+        let config =
+            read(json!({"config": {"Env": null, "User": null, "Cmd": ["a"], "Labels": {}}})).unwrap();
         assert!(config.env.is_empty() && config.user.is_empty() && config.cmd == ["a"]);
         assert!(read(json!({})).unwrap().cmd.is_empty());
         assert!(read(json!({"config": {"Env": "A=b"}})).is_err());

@@ -63,9 +63,7 @@ pub fn host_path(path: &str) -> Result<PathBuf> {
 
 /// The file systems that every container has. `shm` is the pod's where it has one.
 pub fn defaults() -> Value {
-    let mount = |path: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": path, "type": kind, "source": source, "options": options})
-    };
+    let mount = |path: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": path, "type": kind, "source": source, "options": options});
     let plain = ["nosuid", "noexec", "nodev"];
     json!([
         mount("/proc", "proc", "proc", &plain),
@@ -105,7 +103,7 @@ pub fn apply(spec: &mut Value, request: &Request<'_>) -> Result<()> {
     mounts.retain(|m| {
         let path = clean(m["destination"].as_str().unwrap_or_default());
         // Who brings a /dev brings all of it.
-        !covers(&path) && !(path.starts_with("/dev/") && covers("/dev"))
+        !(covers(&path) || path.starts_with("/dev/") && covers("/dev"))
     });
     let mut root = None;
     for bind in &binds {

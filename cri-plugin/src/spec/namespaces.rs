@@ -153,8 +153,7 @@ fn pid(
     target: Option<u32>,
 ) -> Result<Option<Option<String>>> {
     let of = |pid: u32| Some(Some(format!("/proc/{pid}/ns/pid")));
-    let pod_on_host =
-        pod_options(pod.config).is_some_and(|o| o.pid == cri::NamespaceMode::Node as i32);
+    let pod_on_host = pod_options(pod.config).is_some_and(|o| o.pid == cri::NamespaceMode::Node as i32);
     let mode = options.map_or(0, |o| o.pid);
     Ok(match cri::NamespaceMode::try_from(mode) {
         Ok(cri::NamespaceMode::Container) => Some(None),

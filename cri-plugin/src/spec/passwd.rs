@@ -52,9 +52,9 @@ pub fn account(root: &dyn Rootfs, key: Key<'_>) -> Result<Option<Account>> {
         false
     })?;
     match wrong {
-        Some(name) => {
-            Err(Error::Invalid(format!("/etc/passwd of the image: ids of {name:?} are no ids below 2147483648")))
-        }
+        Some(name) => Err(Error::Invalid(format!(
+            "/etc/passwd of the image: ids of {name:?} are no ids below 2147483648"
+        ))),
         None => Ok(found),
     }
 }

@@ -61,7 +61,12 @@ fn name(variable: &str) -> &str {
 }
 
 /// The environment: what the base has, then the terminal's and the host's name, then the image's, then the request's.
-pub fn env(base: Vec<String>, config: &cri::ContainerConfig, image: &Config, host: &str) -> Result<Vec<String>> {
+pub fn env(
+    base: Vec<String>,
+    config: &cri::ContainerConfig,
+    image: &Config,
+    host: &str,
+) -> Result<Vec<String>> {
     let mut env = base;
     if !env.iter().any(|e| name(e) == "PATH") {
         env.push(PATH.to_owned());
@@ -130,18 +135,16 @@ mod tests {
             (&[], &[], &["x\0"], &[], None),
         ] {
             let image = Config { entrypoint: list(entrypoint), cmd: list(cmd), ..Config::default() };
-            let config = cri::ContainerConfig {
-                command: list(command),
-                args: list(arguments),
-                ..Default::default()
-            };
+            let config =
+                cri::ContainerConfig { command: list(command), args: list(arguments), ..Default::default() };
             let found = args(&config, &image).ok();
             assert_eq!(found, expected.map(list), "{entrypoint:?} {cmd:?} {command:?} {arguments:?}");
         }
     }
 
     fn config(tty: bool, pairs: &[(&str, &str)]) -> cri::ContainerConfig {
-        let pair = |(key, value): &(&str, &str)| cri::KeyValue { key: key.to_string(), value: value.to_string() };
+        let pair =
+            |(key, value): &(&str, &str)| cri::KeyValue { key: key.to_string(), value: value.to_string() };
         cri::ContainerConfig { tty, envs: pairs.iter().map(pair).collect(), ..Default::default() }
     }
 
@@ -168,9 +171,13 @@ mod tests {
 
     #[test]
     fn working_directories_are_absolute() {
-        for (asked, image, expected) in
-            [("", "", "/"), ("", "/i", "/i"), ("/a", "/i", "/a"), ("", "rel/x", "/rel/x"), ("/a/../..", "", "/a/../..")]
-        {
+        for (asked, image, expected) in [
+            ("", "", "/"),
+            ("", "/i", "/i"),
+            ("/a", "/i", "/a"),
+            ("", "rel/x", "/rel/x"),
+            ("/a/../..", "", "/a/../.."),
+        ] {
             assert_eq!(cwd(asked, image).unwrap(), expected);
         }
         assert!(cwd("/a\0", "").is_err());

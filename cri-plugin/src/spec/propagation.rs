@@ -23,9 +23,10 @@ pub fn check(source: &Path, asked: i32) -> Result<(&'static str, Option<&'static
     let slave = tags.iter().any(|t| t.starts_with("master:"));
     match asked {
         MountPropagation::PropagationBidirectional if shared => Ok(("rshared", Some("rshared"))),
-        MountPropagation::PropagationBidirectional => {
-            invalid(format!("path {:?} is mounted on {place:?} but it is not a shared mount", source.display()))
-        }
+        MountPropagation::PropagationBidirectional => invalid(format!(
+            "path {:?} is mounted on {place:?} but it is not a shared mount",
+            source.display()
+        )),
         _ if shared || slave => Ok(("rslave", Some("rslave"))),
         _ => invalid(format!(
             "path {:?} is mounted on {place:?} but it is not a shared or slave mount",
@@ -42,7 +43,8 @@ pub fn stronger(a: Option<&'static str>, b: Option<&'static str>) -> Option<&'st
 /// Where the mount is that a path lies on, and its tags.
 fn mount_of(path: &Path) -> Result<(String, Vec<String>)> {
     let failed = |e: std::io::Error| Error::io("find the mount of", path)(e);
-    let file = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(e.into()))?;
+    let file =
+        openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(e.into()))?;
     let id = statx(file.as_fd(), "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
         .map_err(|e| failed(e.into()))?
         .stx_mnt_id;

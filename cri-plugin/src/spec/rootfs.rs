@@ -88,7 +88,8 @@ mod tests {
         symlink("loop", at("etc/loop")).unwrap();
         symlink("/proc/self/fd/0", at("etc/magic")).unwrap();
         mknodat(CWD, at("etc/fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        mknodat(CWD, at("etc/null"), FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)).unwrap();
+        mknodat(CWD, at("etc/null"), FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3))
+            .unwrap();
         let root = Tree::open(dir.path()).unwrap();
         for inside in ["/etc/real", "etc/real", "/etc/absolute", "/etc/up", "/../etc/real"] {
             let mut text = String::new();

@@ -96,15 +96,15 @@ fn read(path: &Path) -> Result<Value> {
     let failed = |e: std::io::Error| Error::io("read seccomp profile", path)(e);
     // A FIFO does not hold this up; it is found out and refused.
     let mut options = File::options();
-    let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(failed)?;
+    let file =
+        options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     if !meta.is_file() || meta.len() > MAX_PROFILE {
         return invalid(format!("seccomp profile {} is not a file of a sensible size", path.display()));
     }
     let mut text = Vec::new();
     file.take(MAX_PROFILE).read_to_end(&mut text).map_err(failed)?;
-    let profile: Value =
-        serde_json::from_slice(&text).map_err(Error::parse("read seccomp profile", path))?;
+    let profile: Value = serde_json::from_slice(&text).map_err(Error::parse("read seccomp profile", path))?;
     if !profile["defaultAction"].is_string() {
         return invalid(format!("seccomp profile {} has no defaultAction", path.display()));
     }
@@ -129,7 +129,9 @@ pub fn default(bounding: &[String]) -> Value {
             ["allow"] => wanted = true,
             ["allow", "cap", cap] => wanted = has(cap),
             ["allow", "arch", ..] => wanted = words[2..].contains(&std::env::consts::ARCH),
-            ["if", call, index, operator, value] => rules.push(rule(call, number(index), operator, number(value))),
+            ["if", call, index, operator, value] => {
+                rules.push(rule(call, number(index), operator, number(value)))
+            }
             _ => {}
         }
     }

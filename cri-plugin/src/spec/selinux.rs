@@ -174,7 +174,8 @@ mod tests {
         for good in ["s0", "s0-s1", "s0:c1", "s0:c1,c1023", "s0:c1.c5,c7", "s0-s0:c0.c1023"] {
             assert!(valid_level(good), "{good}");
         }
-        for wrong in ["", "0", "s10", "s0:", "s0:c", "s0:c12345", "s0:c1.c2.c3", "s0:c1,", "s0-s1-s2", "s0 "] {
+        for wrong in ["", "0", "s10", "s0:", "s0:c", "s0:c12345", "s0:c1.c2.c3", "s0:c1,", "s0-s1-s2", "s0 "]
+        {
             assert!(!valid_level(wrong), "{wrong}");
         }
     }
@@ -199,8 +200,14 @@ mod tests {
     fn labels_are_put_together() {
         let base = "system_u:system_r:container_t:s0";
         assert_eq!(label(base, None, "s0:c1,c2", true), "system_u:system_r:container_t:s0:c1,c2");
-        assert_eq!(label(base, Some(&options("", "x_t", "")), "s0:c1,c2", true), "system_u:system_r:x_t:s0:c1,c2");
-        assert_eq!(label(base, Some(&options("", "x_t", "s0:c9")), "-", false), "system_u:system_r:container_t:s0:c9");
+        assert_eq!(
+            label(base, Some(&options("", "x_t", "")), "s0:c1,c2", true),
+            "system_u:system_r:x_t:s0:c1,c2"
+        );
+        assert_eq!(
+            label(base, Some(&options("", "x_t", "s0:c9")), "-", false),
+            "system_u:system_r:container_t:s0:c9"
+        );
         let level = categories("pod", 1024);
         assert!(valid_level(&level) && level == categories("pod", 1024), "{level}");
         assert!(valid_level(&categories("pod", 0)));

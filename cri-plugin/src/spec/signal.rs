@@ -133,7 +133,10 @@ mod tests {
     fn every_signal_of_cri_is_known_and_told_again() {
         for n in 1..=65 {
             let signal = stop_signal(n, "SIGHUP").unwrap();
-            assert_eq!(parse(&to_cri(signal).as_str_name().replace("PLUS", "+").replace("MINUS", "-")), Some(signal));
+            assert_eq!(
+                parse(&to_cri(signal).as_str_name().replace("PLUS", "+").replace("MINUS", "-")),
+                Some(signal)
+            );
         }
         assert_eq!(stop_signal(cri::Signal::Sigrtminplus15 as i32, "").unwrap(), 49);
         assert_eq!(stop_signal(cri::Signal::Sigrtmaxminus14 as i32, "").unwrap(), 50);

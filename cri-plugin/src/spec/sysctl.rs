@@ -86,7 +86,9 @@ impl Own {
         } else if dotted.starts_with("user.") {
             ("user", self.user)
         } else {
-            return invalid(format!("sysctl {name} does not belong to a namespace: it would be the whole node's"));
+            return invalid(format!(
+                "sysctl {name} does not belong to a namespace: it would be the whole node's"
+            ));
         };
         match allowed {
             (_, true) => Ok(()),
@@ -161,9 +163,18 @@ mod tests {
 
     #[test]
     fn nothing_is_smuggled() {
-        for name in
-            ["", ".", "net", "net.", "net..x", "net.a+b", "net.a\nb", "net/../kernel/panic", "net.x/../y", "net.a=b"]
-        {
+        for name in [
+            "",
+            ".",
+            "net",
+            "net.",
+            "net..x",
+            "net.a+b",
+            "net.a\nb",
+            "net/../kernel/panic",
+            "net.x/../y",
+            "net.a=b",
+        ] {
             assert!(run(false, false, (name, "1")).is_err(), "{name:?}");
         }
         for value in ["", "1\n", "1\nkernel.panic=1", "1+kernel.panic=1", "1\0", "\r1"] {

@@ -131,7 +131,11 @@ pub fn resolve(asked: &Asked<'_>, image: &str, root: &dyn Rootfs) -> Result<User
     for &group in asked.supplemental {
         match group {
             0..=MAX_ID => groups.insert(group as u32),
-            _ => return invalid(format!("supplemental group {group} is out of range, ids are below 2147483648")),
+            _ => {
+                return invalid(format!(
+                    "supplemental group {group} is out of range, ids are below 2147483648"
+                ));
+            }
         };
     }
     if !asked.strict

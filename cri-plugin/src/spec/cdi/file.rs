@@ -141,10 +141,14 @@ pub fn all(dirs: &[PathBuf]) -> Vec<File> {
 fn read(path: &Path) -> Result<File> {
     let failed = |e: std::io::Error| Error::io("read", path)(e);
     let mut options = fs::File::options();
-    let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(failed)?;
+    let file =
+        options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     if !meta.is_file() || meta.len() > MAX_FILE {
-        return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a file of a sensible size")));
+        return Err(failed(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "not a file of a sensible size",
+        )));
     }
     let mut text = String::new();
     file.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
@@ -154,11 +158,8 @@ fn read(path: &Path) -> Result<File> {
 
 /// Reads and checks one file.
 pub fn parse(text: &str, json: bool) -> Result<File, String> {
-    let value: Value = if json {
-        serde_json::from_str(text).map_err(|e| e.to_string())?
-    } else {
-        yaml::parse(text)?
-    };
+    let value: Value =
+        if json { serde_json::from_str(text).map_err(|e| e.to_string())? } else { yaml::parse(text)? };
     let file = File::deserialize(without_null(value)).map_err(|e| e.to_string())?;
     file.validate()?;
     Ok(file)
@@ -220,7 +221,9 @@ impl Edits {
                 return Err(format!("hook {:?} has a wrong name or path", hook.hook_name));
             }
         }
-        if let Some(mount) = self.mounts.iter().find(|m| m.host_path.is_empty() || m.container_path.is_empty()) {
+        if let Some(mount) =
+            self.mounts.iter().find(|m| m.host_path.is_empty() || m.container_path.is_empty())
+        {
             return Err(format!("mount {:?} lacks one of its paths", mount.container_path));
         }
         if self.net_devices.iter().any(|n| n.name.is_empty() || n.host_interface_name.is_empty()) {

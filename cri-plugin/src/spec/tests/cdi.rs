@@ -152,7 +152,8 @@ fn names_come_from_the_field_and_from_annotations() {
     assert_eq!(asked(&on, &both).unwrap(), ["a/b=c", "a/b=d"]);
     assert!(asked(&off, &both).is_err());
     assert!(asked(&off, &config(&[], &[("cdi.k8s.io/x", "a/b=d")])).unwrap().is_empty());
-    for wrong in ["", "a", "a/b", "a/b=", "/b=c", "a/=c", "1/b=c", "a/b=c/d", "a/b=../c", "a /b=c", "a/b=c,"] {
+    for wrong in ["", "a", "a/b", "a/b=", "/b=c", "a/=c", "1/b=c", "a/b=c/d", "a/b=../c", "a /b=c", "a/b=c,"]
+    {
         assert!(asked(&on, &config(&[wrong], &[])).is_err(), "{wrong:?}");
     }
     assert!(asked(&on, &config(&[], &[("cdi.k8s.io/x", "a/b=d,")])).is_err());

@@ -118,7 +118,8 @@ fn what_the_security_context_says() {
     case.config.working_dir = "/w".into();
     case.config.stop_signal = cri::Signal::Sigusr1 as i32;
     case.pod.hostname.clear();
-    case.image = json!({"config": {"StopSignal": "SIGQUIT", "WorkingDir": "/i", "Env": ["A=1"], "User": "5"}});
+    case.image =
+        json!({"config": {"StopSignal": "SIGQUIT", "WorkingDir": "/i", "Env": ["A=1"], "User": "5"}});
     let built = case.build(|_| {}, None).unwrap();
     let spec = built.spec;
     assert_eq!(spec["process"]["noNewPrivileges"], true);
@@ -131,7 +132,11 @@ fn what_the_security_context_says() {
     assert_eq!(spec["process"]["user"], json!({"uid": 1000, "gid": 2000, "additionalGids": [2000, 3000]}));
     assert_eq!(spec["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
     assert_eq!(built.stop_signal, 10);
-    assert!(Case::new(Security { masked_paths: vec!["proc".into()], ..Default::default() }).build(|_| {}, None).is_err());
+    assert!(
+        Case::new(Security { masked_paths: vec!["proc".into()], ..Default::default() })
+            .build(|_| {}, None)
+            .is_err()
+    );
 }
 
 #[test]
@@ -163,8 +168,7 @@ fn privilege_is_the_pods_to_give() {
 #[test]
 fn namespaces_are_the_pods_its_own_or_the_hosts() {
     let case = |pod_mode, mode, target: Option<u32>, pid: Option<u32>| {
-        let mut case =
-            Case::new(Security { namespace_options: Some(options(mode)), ..Default::default() });
+        let mut case = Case::new(Security { namespace_options: Some(options(mode)), ..Default::default() });
         case.pod = pod_config(options(pod_mode));
         case.host.cgroup_v2 = true;
         case.build(|p| p.pid = pid, target).map(|b| b.spec).ok()
@@ -285,12 +289,9 @@ fn annotations_cannot_stand_in_for_ours() {
     let mut case = Case::new(Security::default());
     case.settings.pod_annotations = vec!["*".into(), "*/*".into()];
     case.settings.container_annotations = vec!["run.x/*".into()];
-    case.pod.annotations = [
-        ("io.kubernetes.cri.sandbox-id", "forged"),
-        ("pod/x", "1"),
-    ]
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .into();
+    case.pod.annotations = [("io.kubernetes.cri.sandbox-id", "forged"), ("pod/x", "1")]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into();
     case.config.annotations =
         [("run.x/a", "2"), ("other/a", "3")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     case.config.image = Some(cri::ImageSpec { user_specified_image: "asked:1".into(), ..Default::default() });

@@ -70,14 +70,19 @@ fn owners_are_the_users_where_configuration_says_so() {
     });
     let mut spec = json!({});
     apply(&mut spec, &settings, &config).unwrap();
-    assert_eq!((&spec["linux"]["devices"][0]["uid"], &spec["linux"]["devices"][0]["gid"]), (&json!(7), &json!(0)));
+    assert_eq!(
+        (&spec["linux"]["devices"][0]["uid"], &spec["linux"]["devices"][0]["gid"]),
+        (&json!(7), &json!(0))
+    );
 }
 
 #[test]
 fn what_is_no_device_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let file = file.path().to_str().unwrap();
-    for (path, access) in [(file, "rw"), ("/dev/nosuch", "rw"), ("dev/null", "rw"), ("/dev/null", "x"), ("", "r")] {
+    for (path, access) in
+        [(file, "rw"), ("/dev/nosuch", "rw"), ("dev/null", "rw"), ("/dev/null", "x"), ("", "r")]
+    {
         assert!(run(&ask(path, "/dev/x", access)).is_err(), "{path} {access}");
     }
 }

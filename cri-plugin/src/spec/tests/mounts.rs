@@ -33,8 +33,7 @@ fn at<'a>(spec: &'a Value, place: &str) -> &'a Value {
     spec["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == place).unwrap()
 }
 
-const DEFAULT: [&str; 7] =
-    ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
+const DEFAULT: [&str; 7] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
 
 #[test]
 fn paths_are_cleaned() {
@@ -68,11 +67,14 @@ fn everybody_has_the_kernels_file_systems() {
 fn what_is_asked_for_takes_the_place_of_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
-    let spec = run(vec![mount(dir, "/b/c"), mount(dir, "/sys/"), mount(dir, "/dev/../dev/shm"), mount(dir, "a")]).unwrap();
+    let spec =
+        run(vec![mount(dir, "/b/c"), mount(dir, "/sys/"), mount(dir, "/dev/../dev/shm"), mount(dir, "a")])
+            .unwrap();
     let expected =
         ["/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys/fs/cgroup", "/sys", "/a", "/b/c", "/dev/shm"];
     assert_eq!(places(&spec), expected);
-    let bind = json!({"destination": "/a", "type": "bind", "source": dir, "options": ["rbind", "rprivate", "rw"]});
+    let bind =
+        json!({"destination": "/a", "type": "bind", "source": dir, "options": ["rbind", "rprivate", "rw"]});
     assert_eq!(*at(&spec, "/a"), bind);
     let spec = run(vec![mount(dir, "/dev")]).unwrap();
     assert_eq!(places(&spec), ["/proc", "/sys", "/sys/fs/cgroup", "/dev"]);
@@ -117,8 +119,8 @@ fn the_pods_files_are_there_unless_others_are() {
 fn hosts_ipc_comes_with_hosts_shm() {
     let node = cri::NamespaceMode::Node as i32;
     let config = config(cri::NamespaceOption { ipc: node, ..Default::default() });
-    let spec =
-        run_with(&host(), &Settings::default(), &pod(&config, Path::new("/nosuch")), Vec::new(), &[]).unwrap();
+    let spec = run_with(&host(), &Settings::default(), &pod(&config, Path::new("/nosuch")), Vec::new(), &[])
+        .unwrap();
     assert_eq!(at(&spec, "/dev/shm")["source"], host_path("/dev/shm").unwrap().to_str().unwrap());
 }
 
@@ -150,7 +152,8 @@ fn volumes_and_images() {
     };
     let on = Settings::default();
     let off = Settings { ignore_image_defined_volumes: true, ..Settings::default() };
-    let run = |settings: &Settings, mounts, volumes: &[Volume]| run_with(&host(), settings, &pod, mounts, volumes);
+    let run =
+        |settings: &Settings, mounts, volumes: &[Volume]| run_with(&host(), settings, &pod, mounts, volumes);
     let spec = run(&on, Vec::new(), &[volume("/data"), volume("../x")]).unwrap();
     assert_eq!(places(&spec)[7..], ["/data", "/x"]);
     assert_eq!(places(&run(&off, Vec::new(), &[volume("/data")]).unwrap()), DEFAULT);
@@ -205,7 +208,9 @@ fn read_only_in_two_ways() {
 
 #[test]
 fn propagation_needs_a_mount_that_shares() {
-    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount as mount_at, mount_change, unmount};
+    use rustix::mount::{
+        MountFlags, MountPropagationFlags, UnmountFlags, mount as mount_at, mount_change, unmount,
+    };
     struct Mounted(PathBuf);
     impl Drop for Mounted {
         fn drop(&mut self) {
@@ -229,13 +234,20 @@ fn propagation_needs_a_mount_that_shares() {
     change(MountPropagationFlags::PRIVATE);
     assert_eq!(with(PropagationPrivate).unwrap(), ("rprivate".into(), None));
     let error = with(PropagationBidirectional).unwrap_err().to_string();
-    assert!(error.contains("is not a shared mount") && error.contains(dir.path().to_str().unwrap()), "{error}");
+    assert!(
+        error.contains("is not a shared mount") && error.contains(dir.path().to_str().unwrap()),
+        "{error}"
+    );
     assert!(with(PropagationHostToContainer).is_err());
     change(MountPropagationFlags::SHARED);
     assert_eq!(with(PropagationBidirectional).unwrap(), ("rshared".into(), Some("rshared".into())));
     assert_eq!(with(PropagationHostToContainer).unwrap(), ("rslave".into(), Some("rslave".into())));
-    let asked = |p: cri::MountPropagation, at: &str| cri::Mount { propagation: p as i32, ..mount(sub.to_str().unwrap(), at) };
-    let both = run(vec![asked(PropagationBidirectional, "/a"), asked(PropagationHostToContainer, "/b")]).unwrap();
+    let asked = |p: cri::MountPropagation, at: &str| cri::Mount {
+        propagation: p as i32,
+        ..mount(sub.to_str().unwrap(), at)
+    };
+    let both =
+        run(vec![asked(PropagationBidirectional, "/a"), asked(PropagationHostToContainer, "/b")]).unwrap();
     assert_eq!(both["linux"]["rootfsPropagation"], "rshared");
     let wrong = cri::Mount { propagation: 7, ..mount(sub.to_str().unwrap(), "/x") };
     assert!(run(vec![wrong]).is_err());

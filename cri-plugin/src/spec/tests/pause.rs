@@ -58,7 +58,12 @@ fn namespaces_that_are_not_there_are_made() {
     assert_eq!(namespace(&spec, "user"), Some("new"));
     assert_eq!(spec["hostname"], "pod-host");
     assert_eq!(spec["linux"]["uidMappings"][0]["hostID"], 100_000);
-    let config = super::super::tests::config(cri::NamespaceOption { network: node, ipc: node, pid: node, ..Default::default() });
+    let config = super::super::tests::config(cri::NamespaceOption {
+        network: node,
+        ipc: node,
+        pid: node,
+        ..Default::default()
+    });
     let spec = run(&pod(&config, Path::new("/nosuch"))).unwrap();
     for kind in ["network", "uts", "ipc", "pid"] {
         assert_eq!(namespace(&spec, kind), None, "{kind}");

@@ -22,7 +22,9 @@ fn the_table_is_read() {
     for name in ["read", "openat2", "futex_waitv", "ptrace", "chroot", "mseal", "waitpid"] {
         assert!(names.contains(&name), "{name}");
     }
-    for name in ["mount", "bpf", "reboot", "keyctl", "add_key", "userfaultfd", "io_uring_setup", "clone", "socket"] {
+    for name in
+        ["mount", "bpf", "reboot", "keyctl", "add_key", "userfaultfd", "io_uring_setup", "clone", "socket"]
+    {
         assert!(!names.contains(&name), "{name}");
     }
     // Every line of the table is one of its forms.
@@ -32,7 +34,12 @@ fn the_table_is_read() {
             ["allow"] | ["allow", "arch", _, ..] => true,
             ["allow", "cap", cap] => super::super::host::CAPABILITIES.contains(&cap),
             ["if", _, _, "<" | ">" | "==", _] => true,
-            _ => line.starts_with("  ") && words.iter().all(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')),
+            _ => {
+                line.starts_with("  ")
+                    && words
+                        .iter()
+                        .all(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
+            }
         };
         assert!(form, "{line}");
     }
@@ -43,7 +50,9 @@ fn conditions_are_alternatives() {
     let profile = default(&[]);
     let of = |call| {
         let rules = rules(&profile, call).into_iter().map(|r| r["args"][0].clone());
-        rules.map(|a| (a["op"].as_str().unwrap().to_owned(), a["value"].as_u64().unwrap())).collect::<Vec<_>>()
+        rules
+            .map(|a| (a["op"].as_str().unwrap().to_owned(), a["value"].as_u64().unwrap()))
+            .collect::<Vec<_>>()
     };
     let pair = |op: &str, value| (op.to_owned(), value);
     assert_eq!(of("socket"), [pair("SCMP_CMP_LT", 38), pair("SCMP_CMP_EQ", 39), pair("SCMP_CMP_GT", 40)]);
@@ -101,7 +110,9 @@ fn which_profile_it_is() {
     assert!(!run(&plain, Some(of(ProfileType::RuntimeDefault, "")), "", true).unwrap());
     assert!(run(&plain, None, "nonsense", false).is_err());
     assert!(run(&plain, Some(of(ProfileType::RuntimeDefault, "x")), "", false).is_err());
-    assert!(run(&plain, Some(cri::SecurityProfile { profile_type: 5, ..Default::default() }), "", false).is_err());
+    assert!(
+        run(&plain, Some(cri::SecurityProfile { profile_type: 5, ..Default::default() }), "", false).is_err()
+    );
     let none = Host::default();
     let asked = of(ProfileType::RuntimeDefault, "");
     assert!(matches!(profile(&none, &plain, Some(&asked), "", false, &[]), Err(Error::Unsupported(_))));
@@ -121,7 +132,10 @@ fn files_of_the_node_are_read_as_they_are() {
     std::fs::write(&path, text).unwrap();
     let expected: Value = serde_json::from_str(text).unwrap();
     assert_eq!(run(Some(of(ProfileType::Localhost, &name)), "").unwrap().unwrap(), expected);
-    assert_eq!(run(Some(of(ProfileType::Localhost, &format!("localhost/{name}"))), "").unwrap().unwrap(), expected);
+    assert_eq!(
+        run(Some(of(ProfileType::Localhost, &format!("localhost/{name}"))), "").unwrap().unwrap(),
+        expected
+    );
     assert_eq!(run(None, &format!("localhost/{name}")).unwrap().unwrap(), expected);
     for wrong in ["", "{}", "[]", "{\"defaultAction\": 1}"] {
         std::fs::write(&path, wrong).unwrap();
@@ -130,7 +144,8 @@ fn files_of_the_node_are_read_as_they_are() {
     std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
     assert!(run(Some(of(ProfileType::Localhost, &name)), "").is_err());
     let fifo = dir.path().join("fifo");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .unwrap();
     for wrong in [fifo.to_str().unwrap(), "relative.json", "/nosuch/p.json", "/dev/zero", ""] {
         assert!(run(Some(of(ProfileType::Localhost, wrong)), "").is_err(), "{wrong:?}");
     }
