@@ -245,7 +245,9 @@ impl Parts<'_> {
                         object(spec, &["linux", "resources"]).insert("blockIO".into(), limits.clone());
                     }
                     None => {
-                        return invalid(format!("there is no blockio class {class:?} in blockio_config_file"));
+                        return invalid(format!(
+                            "there is no blockio class {class:?} in blockio_config_file"
+                        ));
                     }
                 },
                 None if settings.ignore_blockio_not_enabled_errors => {}

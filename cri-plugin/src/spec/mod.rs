@@ -55,8 +55,8 @@ pub use signal::to_cri as signal_to_cri;
 pub use sysctl::{file as sysctl_file, sysctls};
 use windlass_api::cri;
 
-/// The version of the runtime specification that is written.
-const VERSION: &str = "1.2.1";
+/// The version of the runtime specification that is written: crun before 1.9 takes no other, and later ones only add.
+const VERSION: &str = "1.0.2";
 /// Where the root file system lies in a bundle.
 const ROOT: &str = "rootfs";
 
