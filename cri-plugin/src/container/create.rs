@@ -1,0 +1,409 @@
+//! A container is made: name reserved → specification → record → snapshot → volumes → visible.
+//!
+//! The record comes before the snapshot that it names, so that no collection takes the snapshot away; a start that finds
+//! a record without one clears it away. Where the users of an image are not known yet, its files are needed for the
+//! specification: then a record that says so holds the place of the whole one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use serde_json::{Value, json};
+use windlass_api::cri;
+use windlass_core::mount::Mount;
+use windlass_core::validate::MAX_LABEL;
+use windlass_core::{Any, Error, Labels, Result, container, snapshot};
+
+use super::volumes::{self, Volume};
+use super::{logs, name, now, nri, update, users};
+use crate::config::Handler;
+use crate::cri::{Cri, new_id};
+use crate::image::{Image, Volume as ImageVolume};
+use crate::spec;
+use crate::state::record::{self, ContainerRecord, ContainerStatus};
+use crate::state::{Container, Phase, Reserved, Sandbox};
+use crate::step;
+
+/// Label: what a record is of.
+pub const KIND: &str = crate::sandbox::KIND;
+/// The value of [`KIND`] for containers.
+pub const KIND_CONTAINER: &str = "container";
+/// Type of the specification.
+const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// What was asked for, checked.
+struct Asked {
+    config: cri::ContainerConfig,
+    name: String,
+    sandbox: Arc<Sandbox>,
+    log: Option<PathBuf>,
+}
+
+/// What it is made of.
+struct Plan<'a> {
+    id: &'a str,
+    asked: &'a Asked,
+    handler: Handler<'a>,
+    snapshotter: String,
+    image: Arc<Image>,
+    /// What the image says of its processes.
+    image_config: Value,
+    labels: Labels,
+    volumes: Vec<Volume>,
+}
+
+/// A specification, and what else came out of making it.
+struct Made {
+    spec: Value,
+    stop_signal: u32,
+    user: Option<cri::ContainerUser>,
+}
+
+impl Cri {
+    pub async fn create_container(
+        self: &Arc<Self>,
+        request: cri::CreateContainerRequest,
+    ) -> Result<cri::CreateContainerResponse> {
+        let cri = self.clone();
+        let container_id = self.finish(async move { cri.create(request).await }).await?;
+        Ok(cri::CreateContainerResponse { container_id })
+    }
+
+    async fn create(self: Arc<Self>, request: cri::CreateContainerRequest) -> Result<String> {
+        let begun = Instant::now();
+        let asked = self.check_asked(request)?;
+        let reservation = match self.state.containers.reserve(&asked.name).await {
+            Reserved::Taken(container) => return adopt(&container, &asked),
+            Reserved::New(reservation) => reservation,
+        };
+        let id = new_id()?;
+        let failed = |error: Error| error.context(format!("create container {}", asked.name));
+        let _hold = self.hold_plugins().await;
+        let plan = self.plan_container(&id, &asked).map_err(failed)?;
+        let made = async {
+            step!("container.create.reserved");
+            let made = self.make(&plan).await?;
+            step!("container.create.made");
+            // Who stops a pod ends the containers that can be seen, so that one made meanwhile is never seen.
+            self.ready_sandbox(&asked.sandbox.id)?;
+            Ok(made)
+        };
+        let container = match made.await {
+            Ok(container) => Arc::new(container),
+            Err(error) => {
+                self.unmake(&plan).await;
+                return Err(failed(error));
+            }
+        };
+        reservation.fill(container.clone());
+        if self.ready_sandbox(&asked.sandbox.id).is_err() {
+            self.remove(&container).await?;
+            return Err(failed(Error::precondition("its pod was stopped meanwhile")));
+        }
+        self.tell(&container, cri::ContainerEventType::ContainerCreatedEvent).await;
+        self.created_in_plugins(&container, &asked.sandbox).await;
+        tracing::debug!(%id, name = %asked.name, elapsed = ?begun.elapsed(), "container made");
+        Ok(id)
+    }
+
+    fn check_asked(&self, request: cri::CreateContainerRequest) -> Result<Asked> {
+        let config = request.config.ok_or_else(|| Error::invalid("a container needs a configuration"))?;
+        let metadata = config.metadata.as_ref().filter(|metadata| !metadata.name.is_empty());
+        let metadata = metadata.ok_or_else(|| Error::invalid("a container's metadata must have a name"))?;
+        let sandbox = self.ready_sandbox(&request.pod_sandbox_id)?;
+        let told = request.sandbox_config.as_ref().unwrap_or(sandbox.config());
+        let pod = told.metadata.as_ref().or(sandbox.config().metadata.as_ref());
+        let pod = pod.ok_or_else(|| Error::invalid("a pod's metadata must be given"))?;
+        let name = name(metadata, pod);
+        let log = logs::path(&told.log_directory, &config.log_path)?;
+        Ok(Asked { name, log, config, sandbox })
+    }
+
+    /// Everything that can be known before anything is made.
+    fn plan_container<'a>(&'a self, id: &'a str, asked: &'a Asked) -> Result<Plan<'a>> {
+        let reference = asked.config.image.as_ref().map_or("", |image| image.image.as_str());
+        let image = self.images.resolve(reference).ok_or_else(|| {
+            Error::not_found(format!("image {reference:?} is not there; it has to be pulled first"))
+        })?;
+        let handler = self.handler(&asked.sandbox.record.handler)?;
+        let snapshotter = handler.snapshotter().unwrap_or_else(|| self.images.snapshotter_of(handler.name)).to_owned();
+        let said = image.config();
+        let declared = if self.config.ignore_image_defined_volumes { Vec::new() } else { said.volumes.clone() };
+        let volumes = volumes::declared(&self.container_dir(id), &declared, &asked.config.mounts)?;
+        let labels = labels(&asked.config, &said.labels);
+        let image_config = image.document();
+        Ok(Plan { id, asked, handler, snapshotter, image, image_config, labels, volumes })
+    }
+
+    /// All steps. On an error, some of it may be there.
+    async fn make(self: &Arc<Self>, plan: &Plan<'_>) -> Result<Container> {
+        let mut volumes = self.image_volumes(plan).await?;
+        volumes.extend(plan.volumes.iter().map(spec_volume));
+        let chain = plan.image.chain_id.as_str();
+        let known = self.state.users.of(chain);
+        let (made, record, status) = match known {
+            Some(users) => {
+                let made = self.specify(plan, volumes, users).await?;
+                let (record, status) = self.describe(plan, &made);
+                self.write_container(plan, &record, &status, &made.spec).await?;
+                step!("container.create.recorded");
+                self.prepare(plan).await?;
+                (made, record, status)
+            }
+            None => {
+                let creating = ContainerStatus { creating: true, ..Default::default() };
+                let (record, _) = self.describe(plan, &Made { spec: json!({}), stop_signal: 0, user: None });
+                self.write_container(plan, &record, &creating, &json!({})).await?;
+                step!("container.create.begun");
+                let rootfs = self.prepare(plan).await?;
+                let (cri, chain) = (self.clone(), chain.to_owned());
+                let users = blocking(move || Ok(cri.state.users.read(&chain, &rootfs))).await?;
+                let made = self.specify(plan, volumes, users).await?;
+                let (record, status) = self.describe(plan, &made);
+                self.finish_record(plan, &record, &status, &made.spec).await?;
+                (made, record, status)
+            }
+        };
+        drop(made);
+        step!("container.create.snapshot");
+        self.fill_volumes(plan).await?;
+        Ok(Container::new(plan.id.to_owned(), record, status))
+    }
+
+    async fn prepare(&self, plan: &Plan<'_>) -> Result<Vec<Mount>> {
+        let mapping = mapping(&plan.asked.sandbox)?;
+        self.images.prepare_rootfs(&self.cx, plan.id, &plan.image, Some(&plan.snapshotter), mapping).await
+    }
+
+    /// Images that are to be volumes are mounted; they stay as long as the pod.
+    async fn image_volumes(&self, plan: &Plan<'_>) -> Result<Vec<spec::Volume>> {
+        let mut volumes = Vec::new();
+        for mount in &plan.asked.config.mounts {
+            let Some(image) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { continue };
+            let host_path = self
+                .images
+                .volume(ImageVolume {
+                    pod: plan.asked.sandbox.id.clone(),
+                    image: image.image.clone(),
+                    sub_path: mount.image_sub_path.clone(),
+                    snapshotter: plan.snapshotter.clone(),
+                    labels: Labels::new(),
+                })
+                .await?;
+            volumes.push(spec::Volume { host_path, container_path: mount.container_path.clone() });
+        }
+        Ok(volumes)
+    }
+
+    /// Makes the specification, and lets plugins adjust it.
+    async fn specify(
+        self: &Arc<Self>,
+        plan: &Plan<'_>,
+        volumes: Vec<spec::Volume>,
+        users: users::Image,
+    ) -> Result<Made> {
+        let target = self.target_pid(plan)?;
+        let (cri, id, sandbox) = (self.clone(), plan.id.to_owned(), plan.asked.sandbox.clone());
+        let (image, image_name, config) = (plan.image_config.clone(), image_name(plan), plan.asked.config.clone());
+        let mut made = blocking(move || {
+            let handler = cri.handler(&sandbox.record.handler)?;
+            let pod = cri.spec_pod(&sandbox, &handler)?;
+            let image = spec::Image { name: &image_name, config: &image };
+            let settings = cri.settings(&handler);
+            let built =
+                spec::container(&cri.host, settings, &pod, &id, &config, &image, &volumes, &users, target)?;
+            Ok(Made { spec: built.spec, stop_signal: built.stop_signal, user: Some(built.user) })
+        })
+        .await?;
+        let seen = nri::planned(plan.id, &plan.asked.sandbox, &plan.asked.config);
+        if let Some(adjusted) = self.create_in_plugins(&plan.asked.sandbox, &seen, &mut made.spec).await? {
+            let settings = self.settings(&plan.handler);
+            spec::cdi::inject(&mut made.spec, &settings.cdi_spec_dirs, &adjusted.cdi_devices)?;
+            if let Some(class) = adjusted.blockio_class.as_deref().filter(|class| !class.is_empty()) {
+                blockio(settings, &mut made.spec, class)?;
+            }
+            self.carry_out_later(adjusted.changes);
+        }
+        Ok(made)
+    }
+
+    /// The process whose PID namespace the container is to share.
+    fn target_pid(&self, plan: &Plan<'_>) -> Result<Option<u32>> {
+        let security = plan.asked.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let Some(options) = security.and_then(|security| security.namespace_options.as_ref()) else { return Ok(None) };
+        if options.pid() != cri::NamespaceMode::Target {
+            return Ok(None);
+        }
+        let target = self.target(&plan.asked.sandbox.id, &options.target_id)?;
+        let pid = target.status().pid;
+        Ok(Some(pid))
+    }
+
+    fn describe(&self, plan: &Plan<'_>, made: &Made) -> (ContainerRecord, ContainerStatus) {
+        let record = ContainerRecord {
+            config: Some(plan.asked.config.clone()),
+            sandbox_id: plan.asked.sandbox.id.clone(),
+            name: plan.asked.name.clone(),
+            created_at: now(),
+            image_id: plan.image.id.to_string(),
+            image_ref: plan.image.digests.first().cloned().unwrap_or_default(),
+            log_path: plan.asked.log.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+            stop_signal: made.stop_signal,
+            user: made.user.clone(),
+            snapshotter: plan.snapshotter.clone(),
+        };
+        let status =
+            ContainerStatus { resources: Some(spec::resources_status(&made.spec)), ..ContainerStatus::default() };
+        (record, status)
+    }
+
+    fn as_written(
+        &self,
+        plan: &Plan<'_>,
+        record: &ContainerRecord,
+        status: &ContainerStatus,
+        spec: &Value,
+    ) -> Result<container::Container> {
+        Ok(container::Container {
+            id: plan.id.to_owned(),
+            labels: plan.labels.clone(),
+            image: plan.image.name().to_owned(),
+            runtime: self.runtime(&plan.handler),
+            spec: Some(Any { type_url: SPEC.to_owned(), value: update::bytes(spec)?.into() }),
+            snapshotter: plan.snapshotter.clone(),
+            snapshot_key: plan.id.to_owned(),
+            created_at: SystemTime::UNIX_EPOCH,
+            updated_at: SystemTime::UNIX_EPOCH,
+            extensions: BTreeMap::from([
+                (record::RECORD.to_owned(), record::encode(record, "Container")),
+                (record::STATUS.to_owned(), record::encode(status, "ContainerStatus")),
+            ]),
+            sandbox_id: plan.asked.sandbox.id.clone(),
+        })
+    }
+
+    async fn write_container(
+        &self,
+        plan: &Plan<'_>,
+        record: &ContainerRecord,
+        status: &ContainerStatus,
+        spec: &Value,
+    ) -> Result<()> {
+        let written = self.as_written(plan, record, status, spec)?;
+        self.database.containers().create(&self.cx, written).await.map(drop)
+    }
+
+    /// The whole record takes the place of the one that held it.
+    async fn finish_record(
+        &self,
+        plan: &Plan<'_>,
+        record: &ContainerRecord,
+        status: &ContainerStatus,
+        spec: &Value,
+    ) -> Result<()> {
+        let written = self.as_written(plan, record, status, spec)?;
+        let fields = windlass_core::FieldMask::of(&["spec", "extensions"]);
+        self.database.containers().update(&self.cx, written, &fields).await.map(drop)
+    }
+
+    async fn fill_volumes(&self, plan: &Plan<'_>) -> Result<()> {
+        if plan.volumes.is_empty() {
+            return Ok(());
+        }
+        let snapshotter = self.database.snapshotter(&plan.snapshotter);
+        let snapshotter = snapshotter.ok_or_else(|| Error::not_found(format!("snapshotter {:?}", plan.snapshotter)))?;
+        let rootfs = snapshotter.mounts(&self.cx, plan.id).await?;
+        let volumes = plan.volumes.clone();
+        blocking(move || volumes::make(&volumes, &rootfs)).await?;
+        step!("container.create.volumes");
+        Ok(())
+    }
+
+    /// Takes back what there is of a container that nobody has seen.
+    async fn unmake(&self, plan: &Plan<'_>) {
+        let seen = nri::planned(plan.id, &plan.asked.sandbox, &plan.asked.config);
+        self.dismiss_in_plugins(&plan.asked.sandbox, &seen).await;
+        if let Err(error) = self.clear(plan.id, &plan.snapshotter).await {
+            tracing::warn!(
+                id = %plan.id, error = %error.chain(),
+                "what there is of a container that could not be made is left to the next start"
+            );
+        }
+    }
+}
+
+/// A container of that name is there: the caller has asked before, and has not heard the answer.
+fn adopt(container: &Container, asked: &Asked) -> Result<String> {
+    let same = container.record.sandbox_id == asked.sandbox.id && *container.config() == asked.config;
+    if same && container.phase() == Phase::Created && !container.removing() {
+        return Ok(container.id.clone());
+    }
+    Err(Error::exists(format!(
+        "container {} has the name {:?} already and is not what was asked for now; remove it, or ask for another attempt",
+        container.id, asked.name
+    )))
+}
+
+/// Labels as containerd writes them: the container's, then the image's. What no record can hold is left out.
+fn labels(config: &cri::ContainerConfig, image: &Labels) -> Labels {
+    let mut labels = Labels::new();
+    for (key, value) in config.labels.iter().chain(image) {
+        if !key.is_empty() && key.len() + value.len() <= MAX_LABEL && !labels.contains_key(key) {
+            labels.insert(key.clone(), value.clone());
+        }
+    }
+    labels.insert(KIND.into(), KIND_CONTAINER.into());
+    labels
+}
+
+/// The image's name as plugins and runtimes are told: what a person wrote, where the kubelet knows it.
+fn image_name(plan: &Plan<'_>) -> String {
+    let written = plan.asked.config.image.as_ref().map(|image| image.user_specified_image.as_str());
+    written.filter(|name| !name.is_empty()).unwrap_or(plan.image.name()).to_owned()
+}
+
+/// Labels of the snapshot of a pod with ids of its own.
+fn mapping(sandbox: &Sandbox) -> Result<Labels> {
+    let Some(mapping) = crate::sandbox::user_namespace(sandbox.config())? else { return Ok(Labels::new()) };
+    let list = |ids: &[windlass_network::namespaces::IdMap]| {
+        ids.iter().map(|m| format!("{}:{}:{}", m.container, m.host, m.size)).collect::<Vec<_>>().join(",")
+    };
+    Ok(Labels::from([
+        (snapshot::LABEL_UIDMAP.to_owned(), list(&mapping.uids)),
+        (snapshot::LABEL_GIDMAP.to_owned(), list(&mapping.gids)),
+    ]))
+}
+
+fn spec_volume(volume: &Volume) -> spec::Volume {
+    spec::Volume { host_path: volume.host.clone(), container_path: volume.container.clone() }
+}
+
+/// The limits of a class of block I/O that a plugin has named.
+fn blockio(settings: &spec::Settings, made: &mut Value, class: &str) -> Result<()> {
+    let limits = settings.blockio_classes.as_ref().and_then(|classes| classes.get(class));
+    let limits = limits.ok_or_else(|| Error::precondition(format!("a plugin asks for the unknown blockio class {class:?}")))?;
+    spec::json::object(made, &["linux", "resources"]).insert("blockIO".into(), limits.clone());
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("file work ended early").with_source(e))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_labels_win_over_its_images() {
+        let config = cri::ContainerConfig {
+            labels: Labels::from([("a".into(), "mine".into()), ("long".into(), "x".repeat(MAX_LABEL))]),
+            ..Default::default()
+        };
+        let image = Labels::from([("a".into(), "image".into()), ("b".into(), "image".into())]);
+        let labels = labels(&config, &image);
+        let found: Vec<_> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(found, [("a", "mine"), ("b", "image"), (KIND, KIND_CONTAINER)]);
+    }
+}
