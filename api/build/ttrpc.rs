@@ -1,4 +1,4 @@
-//! What shims speak: one Rust module per group of files, because file stems repeat (`shim`, `metrics`, `task`).
+//! What shims and NRI plugins speak: one Rust module per group of files, because file stems repeat (`shim`, `metrics`, `task`).
 //! Imports across groups are resolved by `use` in src/shim.rs.
 
 use std::path::{Path, PathBuf};
@@ -31,9 +31,13 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("cgroups_v2", &["github.com/containerd/cgroups/cgroup2/stats/metrics.proto"]),
 ];
 
+/// What NRI plugins speak; a shim does without.
+const NRI: (&str, &[&str]) = ("nri", &["github.com/containerd/nri/pkg/api/api.proto"]);
+
 pub fn generate() -> Result {
     let out = PathBuf::from(env::var("OUT_DIR")?).join("shim");
-    for (group, files) in GROUPS {
+    let nri = env::var_os("CARGO_FEATURE_NRI").map(|_| &NRI);
+    for (group, files) in GROUPS.iter().chain(nri) {
         let dir = out.join(group);
         if dir.exists() {
             fs::remove_dir_all(&dir)?;

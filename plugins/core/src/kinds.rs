@@ -1,7 +1,7 @@
 //! The plugin kinds: containerd's type strings and what an instance of each is.
 
 use crate::registry::Kind;
-use crate::{content, diff, event, gc, lease, metadata, metastore, snapshot, stream, task, transfer};
+use crate::{content, diff, event, gc, lease, metadata, metastore, nri, snapshot, stream, task, transfer};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $string:literal : $instance:ty;)*) => { $(
@@ -27,6 +27,8 @@ kinds! {
     Gc = "io.containerd.gc.v1": dyn gc::Scheduler;
     Event = "io.containerd.event.v1": dyn event::Exchange;
     Lease = "io.containerd.lease.v1": dyn lease::Manager;
+    /// Plugins that follow and adjust pods and containers: id `nri`.
+    Nri = "io.containerd.nri.v1": dyn nri::Nri;
     Streaming = "io.containerd.streaming.v1": dyn stream::Manager;
     Transfer = "io.containerd.transfer.v1": dyn transfer::Transferrer;
     /// Task managers: id `task`.

@@ -23,6 +23,7 @@ pub mod metadata;
 pub mod metastore;
 pub mod mount;
 pub mod namespace;
+pub mod nri;
 pub mod platform;
 pub mod registry;
 pub mod sandbox;
