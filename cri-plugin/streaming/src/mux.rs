@@ -5,20 +5,21 @@
 //! stops the reader and so, by TCP, the client. What goes out waits in its stream's buffer until the writer takes it,
 //! stream by stream in turn; a full buffer makes the stream's user wait. Nothing here knows a frame's bytes.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::half::{ReadHalf, WriteHalf};
+use self::state::{Slot, Stage, State, wake};
 
 pub(crate) mod half;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -27,20 +28,10 @@ mod tests;
 const STREAM_LIMIT: usize = 256 << 10;
 /// The same for all streams of a connection together.
 const TOTAL_LIMIT: usize = 2 << 20;
-/// Bytes a stream's user may have written and the client not yet taken.
-const SEND_LIMIT: usize = 64 << 10;
-/// Payload of a frame that we send.
-const PIECE: usize = 32 << 10;
 /// Bytes put together for one write.
 const BATCH: usize = 64 << 10;
-/// Window of a stream and of a session that neither end has changed (SPDY 3.1, 2.6.8).
-const WINDOW: i64 = 64 << 10;
-/// Bytes taken by a stream's user after which the client is told.
-const CREDIT: u32 = 32 << 10;
 /// Answers that wait for the writer; more stop the reader.
 const CONTROL_LIMIT: usize = 256;
-/// A buffer that has grown beyond this is given back once it is empty.
-const KEEP: usize = 64 << 10;
 
 /// A frame that is not data of a stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,60 +104,6 @@ struct Shared {
     /// Milliseconds from `started` to the last movement.
     moved: AtomicU64,
     max_streams: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Open,
-    /// What is buffered goes out, nothing new is taken.
-    Finishing(Goodbye),
-    /// The last word has been handed to the writer.
-    Finished,
-    Closed,
-}
-
-struct State {
-    stage: Stage,
-    streams: HashMap<u32, Slot>,
-    /// Streams with something to send, in turn.
-    ready: VecDeque<u32>,
-    control: VecDeque<Control>,
-    credits: BTreeMap<u32, u32>,
-    incoming: VecDeque<Incoming>,
-    /// Bytes in all input buffers.
-    buffered: usize,
-    /// Bytes received that the session's window has not got back.
-    session_taken: u32,
-    /// Window of streams to come, as the peer set it.
-    initial_window: i64,
-    session_window: i64,
-    /// The peer has shown that it counts windows; until then only TCP holds us back, because the clients of
-    /// Kubernetes never enlarge one.
-    stream_windows: bool,
-    session_windows: bool,
-}
-
-struct Slot {
-    input: BytesMut,
-    /// The peer sends no more.
-    input_end: bool,
-    /// Nobody reads any more.
-    unread: bool,
-    reader: Option<Waker>,
-    /// Bytes read by the user and not yet given back to the peer's window.
-    taken: u32,
-    output: BytesMut,
-    /// The user writes no more.
-    output_end: bool,
-    /// The peer knows that.
-    end_sent: bool,
-    /// No user writes any more.
-    unwritten: bool,
-    writer: Option<Waker>,
-    /// In `ready`.
-    queued: bool,
-    reset: bool,
-    window: i64,
 }
 
 // === impl Mux ===
@@ -471,189 +408,5 @@ impl Mux {
             }
             tokio::time::sleep(limit - quiet).await;
         }
-    }
-}
-
-// === impl State ===
-
-impl State {
-    fn new() -> Self {
-        Self {
-            stage: Stage::Open,
-            streams: HashMap::new(),
-            ready: VecDeque::new(),
-            control: VecDeque::new(),
-            credits: BTreeMap::new(),
-            incoming: VecDeque::new(),
-            buffered: 0,
-            session_taken: 0,
-            initial_window: WINDOW,
-            session_window: WINDOW,
-            stream_windows: false,
-            session_windows: false,
-        }
-    }
-
-    /// Puts a stream in line if it has something to send.
-    fn queue(&mut self, id: u32) {
-        if let Some(slot) = self.streams.get_mut(&id)
-            && !slot.queued
-            && slot.sends()
-        {
-            slot.queued = true;
-            self.ready.push_back(id);
-        }
-    }
-
-    /// Sends a piece of the stream whose turn it is. False: nothing can be sent now.
-    fn next_piece(&mut self, encoder: &mut impl Encoder, out: &mut Vec<u8>) -> bool {
-        let Some(id) = self.ready.pop_front() else { return false };
-        let session = if self.session_windows { self.session_window } else { i64::MAX };
-        let Some(slot) = self.streams.get_mut(&id) else { return true };
-        slot.queued = false;
-        if !slot.sends() {
-            return true;
-        }
-        let window = if self.stream_windows { slot.window } else { i64::MAX };
-        let allowed = usize::try_from(window.min(session).max(0)).unwrap_or(usize::MAX);
-        let length = slot.output.len().min(PIECE).min(allowed);
-        if length == 0 && !slot.output.is_empty() {
-            // A stream without a window comes back with one; without the session's window none can go on.
-            if session <= 0 {
-                slot.queued = true;
-                self.ready.push_front(id);
-                return false;
-            }
-            return true;
-        }
-        let end = slot.output_end && length == slot.output.len();
-        encoder.data(id, &slot.output[..length], end, out);
-        slot.output.advance(length);
-        slot.window -= length as i64;
-        self.session_window -= length as i64;
-        slot.end_sent |= end;
-        give_back(&mut slot.output);
-        wake(&mut slot.writer);
-        self.queue(id);
-        self.retire(id);
-        true
-    }
-
-    /// Counts bytes against the session's window and gives them back at once: what holds them is bounded by stream.
-    fn session_credit(&mut self, bytes: usize) -> bool {
-        self.session_taken = self.session_taken.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
-        let due = self.session_taken >= CREDIT;
-        if due {
-            self.credits.insert(0, std::mem::take(&mut self.session_taken));
-        }
-        due
-    }
-
-    /// Bytes of a stream have been taken out of its buffer.
-    fn taken(&mut self, id: u32, bytes: usize) -> bool {
-        self.buffered -= bytes;
-        let Some(slot) = self.streams.get_mut(&id) else { return false };
-        slot.taken = slot.taken.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
-        if slot.taken < CREDIT || slot.input_end || self.stage != Stage::Open {
-            return false;
-        }
-        *self.credits.entry(id).or_default() += std::mem::take(&mut slot.taken);
-        true
-    }
-
-    /// A stream is over in both directions; what it received can still be read.
-    fn forget(&mut self, id: u32) {
-        self.credits.remove(&id);
-        if let Some(slot) = self.streams.get_mut(&id) {
-            slot.reset = true;
-            slot.input_end = true;
-            slot.output = BytesMut::new();
-            slot.wake();
-        }
-        self.retire(id);
-    }
-
-    /// The end of a stream because its connection ends.
-    fn stop(&mut self, id: u32, drop_output: bool) {
-        self.drain(id);
-        if let Some(slot) = self.streams.get_mut(&id) {
-            slot.output_end = true;
-            if drop_output {
-                slot.output = BytesMut::new();
-                slot.end_sent = true;
-            }
-            slot.wake();
-        }
-        self.queue(id);
-    }
-
-    /// Throws away what a stream has received.
-    fn drain(&mut self, id: u32) {
-        if let Some(slot) = self.streams.get_mut(&id) {
-            let bytes = slot.input.len();
-            slot.input = BytesMut::new();
-            self.taken(id, bytes);
-        }
-    }
-
-    /// Forgets a stream that nobody uses and that the peer has done with.
-    fn retire(&mut self, id: u32) {
-        let done = self.streams.get(&id).is_some_and(|slot| {
-            slot.unread && slot.unwritten && (slot.reset || (slot.end_sent && slot.input_end))
-        });
-        if done {
-            self.streams.remove(&id);
-            self.credits.remove(&id);
-        }
-    }
-}
-
-// === impl Slot ===
-
-impl Slot {
-    fn new(window: i64) -> Self {
-        Self {
-            input: BytesMut::new(),
-            input_end: false,
-            unread: false,
-            reader: None,
-            taken: 0,
-            output: BytesMut::new(),
-            output_end: false,
-            end_sent: false,
-            unwritten: false,
-            writer: None,
-            queued: false,
-            reset: false,
-            window,
-        }
-    }
-
-    /// Whether what comes in is kept.
-    fn takes(&self) -> bool {
-        !(self.unread || self.input_end || self.reset)
-    }
-
-    /// Whether there is something to send, windows aside.
-    fn sends(&self) -> bool {
-        !self.reset && !self.end_sent && (self.output_end || !self.output.is_empty())
-    }
-
-    fn wake(&mut self) {
-        wake(&mut self.reader);
-        wake(&mut self.writer);
-    }
-}
-
-fn wake(waker: &mut Option<Waker>) {
-    if let Some(waker) = waker.take() {
-        waker.wake();
-    }
-}
-
-/// Frees an empty buffer that has grown.
-fn give_back(buffer: &mut BytesMut) {
-    if buffer.is_empty() && buffer.capacity() > KEEP {
-        *buffer = BytesMut::new();
     }
 }

@@ -164,8 +164,15 @@ impl Session {
             doing: "serving",
             error: windlass_core::Error::internal("the runtime's handler panicked"),
         });
-        if let Outcome::Failed { doing, error } = &outcome {
-            tracing::warn!("error {doing} container: {}", error.chain());
+        match &outcome {
+            // What fails because the client has gone is no fault of anybody's.
+            Outcome::Failed { doing, error } if mux.gone().is_cancelled() => {
+                tracing::debug!("error {doing} container after its client left: {}", error.chain());
+            }
+            Outcome::Failed { doing, error } => {
+                tracing::warn!("error {doing} container: {}", error.chain());
+            }
+            Outcome::Success | Outcome::Exit { .. } => {}
         }
         if let Some(mut error) = ends.error.take() {
             // A client that has gone needs no status.

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Mux, SEND_LIMIT, Stage, give_back};
+use super::Mux;
+use super::state::{Stage, give_back};
 
 /// What the client sends on a stream. Dropping it throws away what is still to come.
 pub(crate) struct ReadHalf {
@@ -98,13 +99,14 @@ impl AsyncWrite for WriteHalf {
         if state.stage != Stage::Open {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        let limit = state.send_limit();
         let Some(slot) = state.streams.get_mut(&self.id) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
         if slot.reset || slot.output_end {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let free = SEND_LIMIT.saturating_sub(slot.output.len());
+        let free = limit.saturating_sub(slot.output.len());
         if free == 0 {
             slot.writer = Some(cx.waker().clone());
             return Poll::Pending;

@@ -2,6 +2,9 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use std::task::Waker;
+
+use super::state::SEND_LIMIT;
 use super::*;
 
 /// Writes frames as words.
@@ -67,6 +70,19 @@ async fn a_full_writer_waits_for_the_client() {
     assert!(more.poll().is_none(), "the buffer is full");
     said(&mux);
     assert!(more.poll().is_some_and(|r| r.is_ok()));
+}
+
+#[tokio::test]
+async fn many_writers_hold_little_each() {
+    let mux = Mux::new(10);
+    let mut halves: Vec<_> = (0..2000).map(|id| mux.channel(id)).collect();
+    let mut held = 0;
+    for (_, write) in &mut halves {
+        if let Some(Ok(written)) = by_hand(write.write(&[1; SEND_LIMIT])).poll() {
+            held += written;
+        }
+    }
+    assert!((4 << 20..=8 << 20).contains(&held), "{held}");
 }
 
 #[tokio::test]

@@ -80,6 +80,10 @@ async fn heads_are_bounded_in_size_and_time() {
     // An end or a reset, but soon.
     let _ = within(slow.read_to_end(&mut rest)).await;
 
+    // One that has had an answer and asks for nothing more.
+    let (mut quiet, _) = request(&format!("http://{address}/"), "GET", SPDY).await;
+    let _ = within(quiet.read_to_end(&mut rest)).await;
+
     let mut long = TcpStream::connect(address).await.unwrap();
     let head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     let _ = long.write_all(head.as_bytes()).await;
