@@ -24,11 +24,6 @@ pub struct Built {
     pub stop_signal: u32,
     /// Who its process is, for a status.
     pub user: cri::ContainerUser,
-    /// The CDI devices that were put in.
-    pub cdi_devices: Vec<String>,
-    /// SELinux's labels, empty where there are none.
-    pub process_label: String,
-    pub mount_label: String,
 }
 
 /// What is the same for all parts.
@@ -82,17 +77,9 @@ pub fn container(
     parts.limits(&mut spec)?;
     let user = user::resolve(&Asked::by_container(security)?, &parts.image.user, root)?;
     set_user(&mut spec, &user);
-    let cdi_devices = cdi::asked(settings, config)?;
-    cdi::inject(&mut spec, &settings.cdi_spec_dirs, &cdi_devices)?;
+    cdi::inject(&mut spec, &settings.cdi_spec_dirs, &cdi::asked(settings, config)?)?;
     parts.annotate(&mut spec, image.name);
-    Ok(Built {
-        spec,
-        stop_signal,
-        user: user.to_cri(),
-        cdi_devices,
-        process_label: labels.process,
-        mount_label: labels.mount,
-    })
+    Ok(Built { spec, stop_signal, user: user.to_cri() })
 }
 
 /// What a specification starts from: configuration's, or our own.

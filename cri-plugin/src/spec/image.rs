@@ -1,13 +1,9 @@
 //! The part of an image's configuration that a container is made of.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::Value;
-use windlass_api::cri;
 
 use super::error::{Error, Result};
-use super::mounts::clean;
 
 /// An image, as a container is made of it.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +30,6 @@ pub struct Config {
     pub working_dir: String,
     #[serde(deserialize_with = "null")]
     pub stop_signal: String,
-    #[serde(deserialize_with = "null")]
-    pub volumes: BTreeMap<String, Value>,
 }
 
 fn null<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
@@ -49,17 +43,6 @@ impl Image<'_> {
             Some(section) => Config::deserialize(section)
                 .map_err(|e| Error::Invalid(format!("configuration of image {}: {e}", self.name))),
         }
-    }
-
-    /// The container paths of the volumes that the image defines and the request does not mount itself: absolute,
-    /// without `..`, each once.
-    pub fn volumes(&self, config: &cri::ContainerConfig) -> Result<Vec<String>> {
-        let mounted: Vec<_> = config.mounts.iter().map(|m| clean(&m.container_path)).collect();
-        let mut paths: Vec<_> = self.config()?.volumes.keys().map(|path| clean(path)).collect();
-        paths.retain(|path| path != "/" && !path.contains('\0') && !mounted.contains(path));
-        paths.sort();
-        paths.dedup();
-        Ok(paths)
     }
 }
 
@@ -77,17 +60,5 @@ mod tests {
         assert!(read(json!({})).unwrap().cmd.is_empty());
         assert!(read(json!({"config": {"Env": "A=b"}})).is_err());
         assert!(read(json!({"config": {"User": 4294967296_u64}})).is_err());
-    }
-
-    #[test]
-    fn volumes_stay_inside_and_give_way_to_mounts() {
-        let config = json!({"config": {"Volumes": {
-            "/data/": {}, "../../etc": {}, "rel": {}, "/a/../../b": {}, "/": {}, "/mine": {}, "/data": {}}}});
-        let request = cri::ContainerConfig {
-            mounts: vec![cri::Mount { container_path: "/mine/".into(), ..Default::default() }],
-            ..Default::default()
-        };
-        let volumes = Image { name: "x", config: &config }.volumes(&request).unwrap();
-        assert_eq!(volumes, ["/b", "/data", "/etc", "/rel"]);
     }
 }

@@ -40,19 +40,17 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-pub use annotations::{Subject, annotations};
-pub use container::{Built, container};
-pub use error::{Error, Result};
+pub use container::container;
 pub use host::Host;
 pub use image::Image;
 pub use namespaces::{IdMap, Mappings};
 pub use pause::pause;
 pub use process::exec;
-pub use resources::{cgroups_path, resources, resources_status};
+pub use resources::{resources, resources_status};
 pub use rootfs::{Empty, Rootfs, Tree};
 pub use settings::Settings;
 pub use signal::to_cri as signal_to_cri;
-pub use sysctl::{file as sysctl_file, sysctls};
+pub use sysctl::sysctls;
 use windlass_api::cri;
 
 /// The version of the runtime specification that is written: crun before 1.9 takes no other, and later ones only add.
@@ -82,7 +80,7 @@ pub struct Pod<'a> {
     pub cgroup_parent: String,
 }
 
-/// A directory that is mounted in a container: a volume that the image defines (see [`Image::volumes`]), or an image
+/// A directory that is mounted in a container: a volume that the image defines, or an image
 /// that a mount of the request asks for, which is found by its container path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 
@@ -18,14 +17,6 @@ pub trait Rootfs {
 /// A root file system that is a directory here: a mount, attached or not.
 #[derive(Debug)]
 pub struct Tree(OwnedFd);
-
-impl Tree {
-    /// `directory` is the daemon's own, so that links in its path are followed.
-    pub fn open(directory: &Path) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self(openat(CWD, directory, flags, Mode::empty())?))
-    }
-}
 
 impl From<OwnedFd> for Tree {
     fn from(directory: OwnedFd) -> Self {
@@ -70,6 +61,7 @@ impl Rootfs for Empty {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::tests::tree;
     use rustix::fs::mknodat;
     use std::io::Read;
     use std::os::unix::fs::symlink;
@@ -90,7 +82,7 @@ mod tests {
         mknodat(CWD, at("etc/fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         mknodat(CWD, at("etc/null"), FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3))
             .unwrap();
-        let root = Tree::open(dir.path()).unwrap();
+        let root = tree(dir.path());
         for inside in ["/etc/real", "etc/real", "/etc/absolute", "/etc/up", "/../etc/real"] {
             let mut text = String::new();
             root.open(inside).unwrap().read_to_string(&mut text).unwrap();

@@ -2,7 +2,6 @@
 //! that can mean one thing: whoever hands them on must not be made to see two where there is one.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use windlass_api::cri;
 
@@ -46,19 +45,6 @@ pub fn sysctls(settings: &Settings, config: &cri::PodSandboxConfig) -> Result<BT
         }
     }
     Ok(all)
-}
-
-/// The file of a parameter whose name has been checked.
-pub fn file(name: &str) -> PathBuf {
-    let path: String = dotted(name)
-        .chars()
-        .map(|c| match c {
-            '.' => '/',
-            '/' => '.',
-            c => c,
-        })
-        .collect();
-    PathBuf::from("/proc/sys").join(path)
 }
 
 /// Which namespaces a pod has of its own.
@@ -205,16 +191,5 @@ mod tests {
         let security = mapped.linux.as_mut().unwrap().security_context.as_mut().unwrap();
         security.namespace_options.as_mut().unwrap().userns_options = Some(Default::default());
         assert_eq!(names(sysctls(&settings, &mapped).unwrap()), [port]);
-    }
-
-    #[test]
-    fn files_of_parameters() {
-        for (name, path) in [
-            ("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
-            ("net/ipv4/conf/eth0.1/rp_filter", "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"),
-            ("net.ipv4.conf.eth0/1.rp_filter", "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"),
-        ] {
-            assert_eq!(file(name), PathBuf::from(path));
-        }
     }
 }

@@ -220,7 +220,7 @@ fn user_namespaces_are_the_pods() {
     assert!(case.build(|p| p.userns = Some(mappings()), None).is_err());
     let mut old = Case::new(asked(Some(userns())));
     old.host.userns = false;
-    assert!(matches!(old.build(own, None), Err(super::super::Error::Unsupported(_))));
+    assert!(matches!(old.build(own, None), Err(crate::spec::error::Error::Unsupported(_))));
     let node = cri::UserNamespace { mode: Node as i32, ..Default::default() };
     assert!(Case::new(asked(Some(node))).build(|_| {}, None).is_ok());
     for change in [

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use windlass_api::cri;
 
-use super::{Host, IdMap, Mappings, Pod};
+use super::{Host, IdMap, Mappings, Pod, Tree};
 
 pub fn host() -> Host {
     Host {
@@ -64,4 +64,11 @@ pub fn pod<'a>(config: &'a cri::PodSandboxConfig, dir: &'a Path) -> Pod<'a> {
         pid: None,
         cgroup_parent: "/kubepods/pod1".into(),
     }
+}
+
+/// A directory as a root file system.
+pub fn tree(directory: &Path) -> Tree {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, directory, flags, Mode::empty()).unwrap().into()
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::spec::rootfs::{Empty, Tree};
+use crate::spec::tests::tree;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::os::unix::fs::symlink;
 
@@ -30,7 +31,7 @@ fn rootfs(passwd: &str, group: &str) -> (tempfile::TempDir, Tree) {
     std::fs::create_dir(dir.path().join("etc")).unwrap();
     std::fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
     std::fs::write(dir.path().join("etc/group"), group).unwrap();
-    let tree = Tree::open(dir.path()).unwrap();
+    let tree = tree(dir.path());
     (dir, tree)
 }
 
