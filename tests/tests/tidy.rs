@@ -21,7 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("windlass-service", &["windlass-core", "windlass-api"]),
     ("windlass-network", &["windlass-core"]),
     ("windlass-streaming", &["windlass-core"]),
-    ("windlass-nri", &["windlass-core"]),
+    ("windlass-nri", &["windlass-core", "windlass-api"]),
     ("windlass-cri", &["windlass-core", "windlass-api", "windlass-network", "windlass-streaming"]),
     ("windlassd", &["windlass-core", "windlass-api", "windlass-builtins"]),
     ("windlass", &["windlass-core", "windlass-api"]),
