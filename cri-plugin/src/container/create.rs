@@ -141,7 +141,7 @@ impl Cri {
         let mut volumes = self.image_volumes(plan).await?;
         volumes.extend(plan.volumes.iter().map(spec_volume));
         let chain = plan.image.chain_id.as_str();
-        let known = self.state.users.of(chain);
+        let known = self.users.of(chain);
         let (made, record, status) = match known {
             Some(users) => {
                 let made = self.specify(plan, volumes, users).await?;
@@ -158,7 +158,7 @@ impl Cri {
                 step!("container.create.begun");
                 let rootfs = self.prepare(plan).await?;
                 let (cri, chain) = (self.clone(), chain.to_owned());
-                let users = blocking(move || Ok(cri.state.users.read(&chain, &rootfs))).await?;
+                let users = blocking(move || Ok(cri.users.read(&chain, &rootfs))).await?;
                 let made = self.specify(plan, volumes, users).await?;
                 let (record, status) = self.describe(plan, &made);
                 self.finish_record(plan, &record, &status, &made.spec).await?;

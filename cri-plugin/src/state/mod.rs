@@ -22,8 +22,6 @@ pub use table::{Entry, Reservation, Reserved, Table};
 pub struct State {
     pub sandboxes: Table<Sandbox>,
     pub containers: Table<Container>,
-    /// Whom images know.
-    pub users: crate::container::Users,
 }
 
 impl State {

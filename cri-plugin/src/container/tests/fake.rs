@@ -1,0 +1,185 @@
+//! Tasks that do as they are told, without a shim.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use windlass_core::container::Runtime;
+use windlass_core::task::{
+    CreateOptions, ExecOptions, Exit, Metrics, Process, RuntimeInfo, State, Status, Tasks,
+};
+use windlass_core::{Any, Context, Error, Labels, Result};
+
+type Key = (String, String);
+
+struct Fake {
+    status: Status,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+/// What happens, in order: `create id`, `start id`, `kill id 15`, `delete id`, …; an exec's id is left out.
+#[derive(Default)]
+pub struct FakeTasks {
+    tasks: Mutex<HashMap<Key, Fake>>,
+    calls: Mutex<Vec<String>>,
+    /// Every signal but the last resort is ignored.
+    pub stubborn: AtomicBool,
+    /// Nothing that is asked for to end ends.
+    pub hung: AtomicBool,
+    pub refuse_start: AtomicBool,
+    pub refuse_update: AtomicBool,
+}
+
+const KILL: u32 = 9;
+
+impl FakeTasks {
+    fn note(&self, call: String) {
+        self.calls.lock().unwrap().push(call);
+    }
+
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// Puts a task there that somebody else has made.
+    pub fn put(&self, id: &str, status: Status) {
+        let key = (id.to_owned(), String::new());
+        self.tasks.lock().unwrap().insert(key, Fake { status, exit: watch::Sender::new(None) });
+    }
+
+    /// The process ends.
+    pub fn end(&self, id: &str, status: u32) {
+        let mut tasks = self.tasks.lock().unwrap();
+        for ((task, _), fake) in tasks.iter_mut().filter(|((task, _), _)| task == id) {
+            assert_eq!(task, id);
+            fake.status = Status::Stopped;
+            fake.exit.send_replace(Some(Exit { pid: 42, status, at: SystemTime::now() }));
+        }
+    }
+
+    fn with<T>(&self, id: &str, exec: &str, work: impl FnOnce(&mut Fake) -> Result<T>) -> Result<T> {
+        let mut tasks = self.tasks.lock().unwrap();
+        let fake = tasks.get_mut(&(id.to_owned(), exec.to_owned()));
+        work(fake.ok_or_else(|| Error::not_found(format!("task {id}")))?)
+    }
+}
+
+#[async_trait]
+impl Tasks for FakeTasks {
+    async fn create(&self, _: &Context, id: &str, _: CreateOptions) -> Result<u32> {
+        self.note(format!("create {id}"));
+        self.put(id, Status::Created);
+        Ok(42)
+    }
+
+    async fn start(&self, _: &Context, id: &str, exec: &str) -> Result<u32> {
+        self.note(format!("start {id}"));
+        if self.refuse_start.load(Ordering::SeqCst) {
+            return Err(Error::unknown("exec: no such file"));
+        }
+        self.with(id, exec, |fake| {
+            fake.status = Status::Running;
+            Ok(42)
+        })
+    }
+
+    async fn delete(&self, _: &Context, id: &str, exec: &str) -> Result<Exit> {
+        self.note(format!("delete {id}"));
+        let mut tasks = self.tasks.lock().unwrap();
+        let fake = tasks.remove(&(id.to_owned(), exec.to_owned()));
+        let exit = fake.ok_or_else(|| Error::not_found(format!("task {id}")))?.exit.borrow().to_owned();
+        exit.ok_or_else(|| Error::precondition("it runs"))
+    }
+
+    async fn exec(&self, _: &Context, id: &str, exec: &str, _: ExecOptions) -> Result<()> {
+        self.note(format!("exec {id}"));
+        let key = (id.to_owned(), exec.to_owned());
+        self.tasks.lock().unwrap().insert(key, Fake { status: Status::Created, exit: watch::Sender::new(None) });
+        Ok(())
+    }
+
+    async fn state(&self, _: &Context, id: &str, exec: &str) -> Result<State> {
+        self.with(id, exec, |fake| {
+            Ok(State {
+                container_id: id.to_owned(),
+                exec_id: exec.to_owned(),
+                pid: 42,
+                status: fake.status,
+                io: Default::default(),
+                exit_status: 0,
+                exited_at: None,
+                bundle: String::new(),
+            })
+        })
+    }
+
+    async fn list(&self, _: &Context) -> Result<Vec<State>> {
+        Ok(Vec::new())
+    }
+
+    async fn kill(&self, _: &Context, id: &str, exec: &str, signal: u32, _: bool) -> Result<()> {
+        self.note(format!("kill {id} {signal}"));
+        if self.hung.load(Ordering::SeqCst) || signal != KILL && self.stubborn.load(Ordering::SeqCst) {
+            return self.with(id, exec, |_| Ok(()));
+        }
+        self.with(id, exec, |fake| {
+            fake.status = Status::Stopped;
+            fake.exit.send_replace(Some(Exit { pid: 42, status: 128 + signal, at: SystemTime::now() }));
+            Ok(())
+        })
+    }
+
+    async fn pause(&self, _: &Context, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn resume(&self, _: &Context, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn resize_pty(&self, _: &Context, _: &str, _: &str, _: u32, _: u32) -> Result<()> {
+        Ok(())
+    }
+
+    async fn close_io(&self, _: &Context, _: &str, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn pids(&self, _: &Context, _: &str) -> Result<Vec<Process>> {
+        Ok(Vec::new())
+    }
+
+    async fn wait(&self, _: &Context, id: &str, exec: &str) -> Result<Exit> {
+        let mut exit = self.with(id, exec, |fake| Ok(fake.exit.subscribe()))?;
+        let ended = exit.wait_for(Option::is_some).await;
+        ended.ok().and_then(|exit| *exit).ok_or_else(|| Error::not_found("gone"))
+    }
+
+    async fn update(&self, _: &Context, id: &str, _: Any, _: Labels) -> Result<()> {
+        self.note(format!("update {id}"));
+        if self.refuse_update.load(Ordering::SeqCst) {
+            return Err(Error::invalid("the kernel refuses"));
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&self, _: &Context, _: &str, _: &str, _: Option<Any>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn metrics(&self, _: &Context, _: &str) -> Result<Metrics> {
+        Err(Error::not_found("no figures"))
+    }
+
+    async fn ids(&self, _: &Context) -> Vec<String> {
+        let tasks = self.tasks.lock().unwrap();
+        tasks.keys().filter(|(_, exec)| exec.is_empty()).map(|(id, _)| id.clone()).collect()
+    }
+
+    async fn runtime_info(&self, _: &Runtime) -> Result<RuntimeInfo> {
+        Ok(RuntimeInfo::default())
+    }
+}
