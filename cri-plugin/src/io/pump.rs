@@ -30,7 +30,7 @@ const BATCH: usize = 64 << 10;
 const KEEP: usize = 256 << 10;
 
 /// Rounds at a time, of all containers: logs on a disk that hangs must not take all threads there are.
-static ROUNDS: Semaphore = Semaphore::const_new(64);
+static ROUNDS: Semaphore = Semaphore::const_new(32);
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
