@@ -127,6 +127,9 @@ pub struct Adjusted {
 }
 
 /// The owner of pods and containers: what plugins are synchronized with, and who carries out what they ask unasked.
+///
+/// [`Domain::pods`] and [`Domain::containers`] are called while operations are kept out, so they must not take a
+/// [`Hold`] or wait for somebody who does.
 #[async_trait]
 pub trait Domain: Send + Sync {
     /// All pods that are known and not being removed.

@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use windlass_core::Labels;
-use windlass_core::nri::{Changes, Container, Domain, Eviction, Namespace, Nri, Pod, Seccomp, State, Update};
+use windlass_core::nri::{
+    Changes, Container, Domain, Eviction, Hold, Namespace, Nri, Pod, Seccomp, State, Update,
+};
 use windlass_nri::{Config, Host, Limits};
 
 #[derive(Default, Deserialize)]
@@ -88,6 +90,8 @@ const WHOLE: &str = "nobody panics with a list in hand";
 struct Memory {
     pods: Mutex<Vec<Pod>>,
     containers: Mutex<Vec<Container>>,
+    /// From `keep` to `release`.
+    hold: Mutex<Option<Hold>>,
 }
 
 impl Memory {
@@ -152,6 +156,8 @@ async fn run(host: &Host, memory: &Memory, command: Command) -> windlass_core::R
         "plugins" => return Ok(json!(host.plugins())),
         "enabled" => return Ok(json!(host.enabled())),
         "hold" => drop(host.hold().await),
+        "keep" => *memory.hold.lock().expect(WHOLE) = Some(host.hold().await),
+        "release" => drop(memory.hold.lock().expect(WHOLE).take()),
         "seed" => memory.seed(command.pods, command.containers, command.length),
         "run_pod" => host.run_pod(&pod).await?,
         "update_pod" => host.update_pod(&pod, &command.overhead, &value).await?,

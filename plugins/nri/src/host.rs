@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -24,6 +25,8 @@ use crate::wire;
 
 /// Plugins at a time. Each is asked about every container in turn, so there are few in practice.
 const MAX_PEERS: usize = 64;
+/// How long who joins holds others up at first.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The plugin host. Dropping it ends all connections, without a word; see [`windlass_core::nri::Nri::shutdown`].
 pub struct Host {
@@ -203,19 +206,21 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits for a moment between operations. Those that come later are held up for the request limit at most; then
-    /// they go first, and it is tried again.
+    /// Waits for a moment between operations. Those that come later are held up for a while, at first a short one and
+    /// never longer than the request limit; then they go first for as long, and it is tried again.
     async fn alone(&self, peer: &Peer) -> Result<OwnedRwLockWriteGuard<()>> {
+        let mut patience = PATIENCE.min(self.limits.request);
         loop {
             let wait = self.gate.clone().write_owned();
-            if let Ok(guard) = tokio::time::timeout(self.limits.request, wait).await {
+            if let Ok(guard) = tokio::time::timeout(patience, wait).await {
                 return Ok(guard);
             }
             tokio::select! {
                 () = peer.ended().cancelled_owned() => return Err(Error::Closed),
                 () = self.end.cancelled() => return Err(Error::Closed),
-                () = tokio::time::sleep(self.limits.request) => {}
+                () = tokio::time::sleep(patience) => {}
             }
+            patience = (2 * patience).min(self.limits.request);
         }
     }
 
