@@ -11,9 +11,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
+use windlass_api::cri;
 use windlass_core::{Context, Error, Result, container, event, metadata, nri, task};
 
 use crate::config::{Config, Handler};
+use crate::container::Users;
 use crate::events::Events;
 use crate::image::Images;
 use crate::network::Networks;
@@ -47,12 +49,20 @@ pub struct Cri {
     pub networks: Networks,
     /// `None` where there is no such plugin.
     pub nri: Option<Arc<dyn nri::Nri>>,
+    /// Whom images know.
+    pub users: Users,
     /// What `GetContainerEvents` tells.
     pub events: Events,
     /// Where exec, attach and port forward are served; set once the server listens.
     pub streaming: OnceLock<windlass_streaming::Server>,
     /// Changes under way.
     pub work: TaskTracker,
+    /// The daemon's own socket, for tools.
+    pub address: PathBuf,
+    /// What the runtime handlers can do, once somebody has asked.
+    pub handlers: tokio::sync::OnceCell<Vec<cri::RuntimeHandler>>,
+    /// The program of pods' own processes, once there is such a pod.
+    pub pause_program: tokio::sync::OnceCell<PathBuf>,
 }
 
 impl Cri {
@@ -67,13 +77,22 @@ impl Cri {
         }
     }
 
-    /// Waits for changes under way, for a while. Blocks; called when no more calls come in.
-    pub fn settle(&self) {
+    /// Ends what goes on, and waits for changes under way for a while. Blocks; called when no more calls come in.
+    pub fn close(&self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        self.events.close();
         self.work.close();
-        if runtime.block_on(tokio::time::timeout(PATIENCE, self.work.wait())).is_err() {
-            tracing::warn!(calls = self.work.len(), "changes to pods are still under way; they are given up");
-        }
+        runtime.block_on(async {
+            if let Some(server) = self.streaming.get() {
+                server.close().await;
+            }
+            if tokio::time::timeout(PATIENCE, self.work.wait()).await.is_err() {
+                tracing::warn!(calls = self.work.len(), "changes to pods are still under way; they are given up");
+            }
+            if let Some(nri) = &self.nri {
+                nri.shutdown().await;
+            }
+        });
     }
 
     /// The runtime handler of a pod: its configuration by name, the default one for an empty name. *Invalid argument* for
@@ -90,6 +109,11 @@ impl Cri {
     /// The runtime of a handler as records hold it.
     pub fn runtime(&self, handler: &Handler<'_>) -> container::Runtime {
         container::Runtime { name: handler.runtime_name().to_owned(), options: handler.options() }
+    }
+
+    /// The server of exec, attach and port forward. *Unavailable* where it does not listen.
+    pub fn streaming_server(&self) -> Result<&windlass_streaming::Server> {
+        self.streaming.get().ok_or_else(|| Error::unavailable("the streaming server does not listen"))
     }
 
     /// Directory of a pod's files: `hostname`, `hosts`, `resolv.conf`, `shm`.
@@ -125,10 +149,6 @@ impl Cri {
 /// An id nobody else has: 64 hexadecimal digits.
 pub fn new_id() -> Result<String> {
     let mut bytes = [0u8; 32];
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| Error::io("read random numbers", errno.into()))?;
-    if filled != bytes.len() {
-        return Err(Error::internal("the kernel gave too few random numbers"));
-    }
+    getrandom::fill(&mut bytes).map_err(|e| Error::internal("read random numbers").with_source(e))?;
     Ok(hex::encode(bytes))
 }

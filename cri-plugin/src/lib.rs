@@ -4,13 +4,25 @@
 //! - `cri`: what everything here holds on to.
 //! - `state`: what is known of pods and containers, in memory and in the records.
 //! - `sandbox`, `container`: their lives, one file per step. `restore`: both after a restart.
-//! - `network`, `adapt`: what pods say to network plugins, and what is told to plugins that follow containers.
+//! - `network`: what pods say to network plugins. `node`: what is said of the machine.
 //! - `spec`: the OCI runtime specification of a container. `io`: its streams and logs. `image`: images.
 //! - `stats`, `events`: figures, and what happened.
 
 mod config;
+mod container;
 mod cri;
+mod events;
+mod image;
+mod io;
+mod network;
+mod node;
+mod plugin;
+mod restore;
+mod sandbox;
+mod service;
+mod spec;
 mod state;
+mod stats;
 
 /// A named step: a test may stop, fail or kill the process here.
 macro_rules! step {

@@ -21,6 +21,7 @@ mod kill_at;
 mod log;
 mod mount;
 mod options;
+mod pause;
 mod pb;
 mod process;
 mod readiness;
@@ -58,6 +59,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if args.action == pause::ACTION {
+        return pause::run();
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,16 +3,6 @@
 use serde::{Deserialize, Serialize};
 use windlass_core::{Error, Result};
 
-/// Which of a pod's addresses is the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IpPreference {
-    #[default]
-    V4,
-    V6,
-    /// The order of the network plugins' answer.
-    Cni,
-}
-
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Cni {
@@ -62,13 +52,5 @@ impl Cni {
     /// Where the programs are.
     pub fn programs(&self) -> Vec<String> {
         if self.bin_dir.is_empty() { self.bin_dirs.clone() } else { vec![self.bin_dir.clone()] }
-    }
-
-    pub fn preference(&self) -> IpPreference {
-        match self.ip_pref.as_str() {
-            "ipv6" => IpPreference::V6,
-            "cni" => IpPreference::Cni,
-            _ => IpPreference::V4,
-        }
     }
 }

@@ -13,9 +13,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use windlass_core::{Error, Result};
 
-pub use cni::{Cni, IpPreference};
+pub use cni::Cni;
 pub use runtime::{Containerd, Handler, Runtime};
-pub use server::{Server, Tls};
+pub use server::Server;
 
 /// When a pod has a process of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use windlass_core::{Error, Result};
+use windlass_streaming::Settings;
+
+/// Longer than any connection.
+const FOREVER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -54,7 +58,7 @@ impl Server {
         Ok(())
     }
 
-    pub fn port(&self) -> Result<u16> {
+    fn port(&self) -> Result<u16> {
         let text = &self.stream_server_port;
         if text.is_empty() {
             return Ok(0);
@@ -62,8 +66,26 @@ impl Server {
         text.parse().map_err(|_| Error::invalid(format!("stream_server_port: {text:?} is not a port")))
     }
 
-    /// How long a connection may be idle; `None` for ever.
-    pub fn idle_timeout(&self) -> Option<Duration> {
-        super::duration(&self.stream_idle_timeout).ok().filter(|d| !d.is_zero())
+    /// What the streaming server is started with.
+    pub fn settings(&self) -> Result<Settings> {
+        let Tls { tls_cert_file, tls_key_file } = &self.x509_key_pair_streaming;
+        let tls = match (self.enable_tls_streaming, tls_cert_file.as_str()) {
+            (false, _) => None,
+            (true, "") => {
+                return Err(Error::unimplemented(
+                    "enable_tls_streaming needs a certificate: name one in x509_key_pair_streaming",
+                ));
+            }
+            (true, cert) => Some(windlass_streaming::Tls { cert: cert.into(), key: tls_key_file.into() }),
+        };
+        let idle = super::duration(&self.stream_idle_timeout)?;
+        Ok(Settings {
+            address: self.stream_server_address.clone(),
+            port: self.port()?.to_string(),
+            // Nought is for ever; a year is as good.
+            idle_timeout: if idle.is_zero() { FOREVER } else { idle },
+            tls,
+            ..Settings::default()
+        })
     }
 }

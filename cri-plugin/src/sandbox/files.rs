@@ -63,8 +63,9 @@ pub fn unmount(dir: &Path) -> Result<()> {
 pub fn hostname(config: &cri::PodSandboxConfig) -> Result<String> {
     let name = &config.hostname;
     if name.is_empty() {
-        let system = rustix::system::uname();
-        return Ok(system.nodename().to_string_lossy().into_owned());
+        let path = "/proc/sys/kernel/hostname";
+        let name = fs::read_to_string(path).map_err(|e| Error::io(format!("read {path}"), e))?;
+        return Ok(name.trim().to_owned());
     }
     if name.len() > MAX_HOSTNAME || name.bytes().any(|b| b <= b' ' || b == 0x7f) {
         return Err(Error::invalid(format!("hostname {name:?} must have 1 to {MAX_HOSTNAME} bytes without spaces")));

@@ -5,7 +5,7 @@
 //!
 //! - `run`, `undo`, `stop`, `remove`: one file per way through. `record`: what is written down when.
 //! - `files`: `/etc/hosts` and its like, and shared memory. `pause`: the process.
-//! - `status`, `info`, `list`: what is told. `event`: what is told unasked. `update`: other resources. `forward`: ports.
+//! - `status`, `info`, `list`: what is told. `event`, `nri`: what is told unasked. `update`: other resources. `forward`: ports.
 //!
 //! Whoever changes a pod holds its lock. Every wait on something outside is bounded, so that a stop always ends.
 
@@ -14,6 +14,7 @@ mod files;
 mod forward;
 mod info;
 mod list;
+mod nri;
 mod pause;
 mod record;
 mod remove;
@@ -23,11 +24,18 @@ mod stop;
 mod undo;
 mod update;
 
+use std::path::Path;
+
 use windlass_api::cri;
 use windlass_core::{Error, Result};
 use windlass_network::namespaces::{IdMap, Mapping};
 
-pub use info::config as config_json;
+use crate::config::Handler;
+use crate::cri::Cri;
+use crate::spec::{self, Mappings};
+use crate::state::{Places, Sandbox};
+
+pub use nri::Owner;
 pub use status::wire as wire_status;
 
 /// Label: what a record is of.
@@ -53,11 +61,6 @@ pub fn host_ipc(config: &cri::PodSandboxConfig) -> bool {
     namespaces(config).ipc() == cri::NamespaceMode::Node
 }
 
-/// Whether the pod was asked to be privileged.
-pub fn privileged(config: &cri::PodSandboxConfig) -> bool {
-    config.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|s| s.privileged)
-}
-
 /// The cgroup that the pod's containers live below, empty for the usual one.
 pub fn cgroup_parent(config: &cri::PodSandboxConfig) -> &str {
     config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent)
@@ -66,28 +69,54 @@ pub fn cgroup_parent(config: &cri::PodSandboxConfig) -> &str {
 /// The ids of the pod's user namespace; `None` where it uses the machine's. *Invalid argument* for another mode or a
 /// mapping that is none.
 pub fn user_namespace(config: &cri::PodSandboxConfig) -> Result<Option<Mapping>> {
-    let options = namespaces(config);
-    let Some(user) = options.userns_options else { return Ok(None) };
-    match user.mode() {
-        cri::NamespaceMode::Node => {
-            if user.uids.is_empty() && user.gids.is_empty() {
-                return Ok(None);
-            }
-            Err(Error::invalid("a pod in the machine's user namespace cannot have id mappings"))
-        }
-        cri::NamespaceMode::Pod => {
-            if user.uids.is_empty() || user.gids.is_empty() {
-                return Err(Error::invalid("a user namespace needs mappings of uids and of gids"));
-            }
-            if options.network == i32::from(cri::NamespaceMode::Node) {
-                return Err(Error::invalid("a user namespace cannot be had with the machine's network"));
-            }
-            let ids = |all: &[cri::IdMapping]| {
-                all.iter().map(|m| IdMap { container: m.container_id, host: m.host_id, size: m.length }).collect()
-            };
-            Ok(Some(Mapping { uids: ids(&user.uids), gids: ids(&user.gids) }))
-        }
-        mode => Err(Error::invalid(format!("user namespace mode {} is not supported", mode.as_str_name()))),
+    let Some(maps) = Mappings::of_pod(config)? else { return Ok(None) };
+    if host_network(config) {
+        return Err(Error::invalid("a user namespace cannot be had with the machine's network"));
+    }
+    let ids = |all: &[spec::IdMap]| {
+        all.iter().map(|m| IdMap { container: m.container, host: m.host, size: m.size }).collect()
+    };
+    Ok(Some(Mapping { uids: ids(&maps.uids), gids: ids(&maps.gids) }))
+}
+
+/// A pod as specifications of its containers need to know it.
+fn spec_pod<'a>(
+    namespaces_dir: &Path,
+    id: &'a str,
+    config: &'a cri::PodSandboxConfig,
+    places: &'a Places,
+    pid: u32,
+) -> Result<spec::Pod<'a>> {
+    let own_network = !host_network(config);
+    let userns = Mappings::of_pod(config)?;
+    let held = |wanted: bool, kind: &str| wanted.then(|| namespaces_dir.join(kind));
+    Ok(spec::Pod {
+        id,
+        config,
+        dir: &places.dir,
+        shm: (!host_ipc(config)).then_some(places.shm.as_path()),
+        net: held(own_network, "net"),
+        ipc: held(!host_ipc(config), "ipc"),
+        uts: held(own_network, "uts"),
+        user: held(userns.is_some(), "user"),
+        userns,
+        pid: (pid != 0).then_some(pid),
+        cgroup_parent: cgroup_parent(config).to_owned(),
+    })
+}
+
+impl Cri {
+    /// Where a pod's files are.
+    fn places(&self, id: &str) -> Places {
+        let dir = self.sandbox_dir(id);
+        Places { shm: dir.join("shm"), dir }
+    }
+
+    /// A pod as the specifications of its containers need to know it.
+    pub(crate) fn spec_pod<'a>(&self, sandbox: &'a Sandbox, _handler: &Handler<'_>) -> Result<spec::Pod<'a>> {
+        let places = sandbox.places.get_or_init(|| self.places(&sandbox.id));
+        let pid = sandbox.status().pid;
+        spec_pod(&self.namespaces_dir(&sandbox.id), &sandbox.id, sandbox.config(), places, pid)
     }
 }
 

@@ -46,7 +46,7 @@ impl Cri {
         // Last: as long as there is a record, a start finds what is left.
         self.forget_pod(&sandbox.id).await?;
         step!("pod.remove.record");
-        self.tell_pod(sandbox, cri::ContainerEventType::ContainerDeletedEvent);
+        self.tell_pod(sandbox, cri::ContainerEventType::ContainerDeletedEvent).await;
         self.state.sandboxes.remove(&sandbox.id);
         self.collect_network();
         Ok(())

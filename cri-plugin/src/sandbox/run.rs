@@ -2,7 +2,6 @@
 //!
 //! A client that asks again while its first call is under way, or after it, gets what that one made.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,6 +12,7 @@ use windlass_network::namespaces::{self, Mapping, Wanted};
 use super::{files, host_ipc, host_network, namespaces as wanted_namespaces, user_namespace};
 use crate::config::Handler;
 use crate::cri::{Cri, new_id};
+use crate::spec;
 use crate::state::record::{SandboxPhase, SandboxRecord, SandboxStatus, nanos};
 use crate::state::{Reserved, Sandbox, sandbox_name};
 use crate::step;
@@ -48,13 +48,14 @@ impl Cri {
         let id = new_id()?;
         let record = self.plan(&id, config, handler)?;
         let begun = std::time::Instant::now();
+        let _making = self.networks.making(&id);
         let _hold = self.hold_plugins().await;
         match self.make_pod(&id, &record).await {
             Ok(status) => {
                 let sandbox = Arc::new(Sandbox::new(id.clone(), record, status));
                 reservation.fill(sandbox.clone());
-                self.tell_pod(&sandbox, cri::ContainerEventType::ContainerCreatedEvent);
-                self.tell_pod(&sandbox, cri::ContainerEventType::ContainerStartedEvent);
+                self.tell_pod(&sandbox, cri::ContainerEventType::ContainerCreatedEvent).await;
+                self.tell_pod(&sandbox, cri::ContainerEventType::ContainerStartedEvent).await;
                 self.watch_pause(&sandbox);
                 tracing::info!(pod = %id, name = %sandbox.name, elapsed = ?begun.elapsed(), "pod runs");
                 Ok(id)
@@ -126,11 +127,11 @@ impl Cri {
             let (dir, config, user) = (self.sandbox_dir(id), config.clone(), user.clone());
             tokio::task::spawn_blocking(move || files::make(&dir, &config, user.as_ref()))
         };
-        let namespaces = self.make_namespaces(id, config, user);
+        let namespaces = self.make_namespaces(id, handler, config, user);
         let written = async {
             self.write_pod(id, self.runtime(handler), record, status).await?;
             step!("pod.run.recorded");
-            Ok(())
+            Ok::<(), Error>(())
         };
         // None is cut off: each leaves all or nothing, or what `undo` finds.
         let (files, namespaces, written) = tokio::join!(files, namespaces, written);
@@ -142,11 +143,12 @@ impl Cri {
     async fn make_namespaces(
         &self,
         id: &str,
+        handler: &Handler<'_>,
         config: &cri::PodSandboxConfig,
         user: Option<Mapping>,
     ) -> Result<()> {
         let own_network = !host_network(config);
-        let sysctls = self.sysctls(config, user.is_some());
+        let sysctls: Vec<_> = spec::sysctls(self.settings(handler), config)?.into_iter().collect();
         let wanted = Wanted {
             net: own_network,
             ipc: !host_ipc(config),
@@ -157,32 +159,9 @@ impl Cri {
             sysctls: &sysctls,
         };
         if !wanted.net && !wanted.ipc && wanted.user.is_none() {
-            if let Some((name, _)) = sysctls.first() {
-                return Err(Error::invalid(format!("sysctl {name} needs a namespace that the pod does not have")));
-            }
             return Ok(());
         }
         namespaces::create(&self.namespaces_dir(id), wanted).await.map(drop).map_err(Error::from)
-    }
-
-    /// Those that were asked for, and those that configuration gives every pod.
-    fn sysctls(&self, config: &cri::PodSandboxConfig, user: bool) -> Vec<(String, String)> {
-        let asked = config.linux.as_ref().map(|linux| &linux.sysctls);
-        let mut all: BTreeMap<String, String> =
-            asked.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
-        if !host_network(config) {
-            let mut give = |name: &str, value: &str| {
-                all.entry(name.to_owned()).or_insert_with(|| value.to_owned());
-            };
-            if self.config.enable_unprivileged_ports {
-                give("net.ipv4.ip_unprivileged_port_start", "0");
-            }
-            // Groups that a user namespace does not have cannot be named.
-            if self.config.enable_unprivileged_icmp && !user {
-                give("net.ipv4.ping_group_range", "0 2147483647");
-            }
-        }
-        all.into_iter().collect()
     }
 }
 

@@ -75,7 +75,7 @@ impl Cri {
             status.exited_at = nanos(SystemTime::now());
         })
         .await?;
-        self.tell_pod(sandbox, cri::ContainerEventType::ContainerStoppedEvent);
+        self.tell_pod(sandbox, cri::ContainerEventType::ContainerStoppedEvent).await;
         Ok(())
     }
 
@@ -99,7 +99,7 @@ impl Cri {
             pod = %sandbox.id, error = %error.chain(),
             "network plugins do not take the pod's network down; it is stopped without them, its addresses are collected later"
         );
-        self.networks.leave(&sandbox.record.handler);
+        self.networks.leave();
         Ok(())
     }
 }

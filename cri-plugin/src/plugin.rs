@@ -1,0 +1,307 @@
+//! Registers `io.containerd.cri.v1.images`, `io.containerd.cri.v1.runtime`, and `io.containerd.grpc.v1.cri`, which serves
+//! them. Without any of them the daemon is complete.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+use toml::Table;
+use tonic::service::RoutesBuilder;
+use windlass_api::cri::image_service_server::ImageServiceServer;
+use windlass_api::cri::runtime_service_server::RuntimeServiceServer;
+use windlass_api::kinds::{GrpcKind, GrpcService};
+use windlass_core::registry::{InitContext, Kind, Plugin, Registration, unknown_keys};
+use windlass_core::{Context, Error, Result, kinds};
+
+use crate::config::{Config, Runtime, Server};
+use crate::container::Streaming;
+use crate::cri::{Cri, NAMESPACE};
+use crate::image::{self, Images, ImagesConfig};
+use crate::network::Networks;
+use crate::sandbox::Owner;
+use crate::service::{ImageEdge, RuntimeEdge};
+use crate::spec;
+
+/// Largest base specification of a runtime handler.
+const MAX_SPEC: u64 = 4 << 20;
+
+/// Plugins of type `io.containerd.cri.v1`.
+struct CriKind;
+
+impl Kind for CriKind {
+    const NAME: &'static str = "io.containerd.cri.v1";
+    type Instance = Part;
+}
+
+/// A part of the interface.
+enum Part {
+    Images(Arc<Images>),
+    Runtime(Arc<Cri>),
+}
+
+struct ImagesPlugin;
+
+impl Plugin for ImagesPlugin {
+    type Kind = CriKind;
+    const ID: &'static str = "images";
+    const REQUIRES: &'static [&'static str] =
+        &[kinds::Metadata::NAME, kinds::Transfer::NAME, kinds::Event::NAME, kinds::Snapshot::NAME];
+
+    fn init(ctx: &InitContext) -> Result<Arc<Part>> {
+        let parts = image::Parts {
+            cx: Context::new(NAMESPACE),
+            config: ctx.config()?,
+            database: ctx.single::<kinds::Metadata>()?,
+            transfer: ctx.single::<kinds::Transfer>()?,
+            exchange: ctx.single::<kinds::Event>()?,
+            state: ctx.state()?,
+            roots: image::snapshotter_roots(ctx),
+        };
+        wait(Images::new(parts)).map(|images| Arc::new(Part::Images(images)))
+    }
+
+    fn check(config: &Table) -> Result<Vec<String>> {
+        ImagesConfig::check(config)
+    }
+
+    fn defaults() -> Table {
+        ImagesConfig::defaults()
+    }
+}
+
+struct RuntimePlugin;
+
+impl Plugin for RuntimePlugin {
+    type Kind = CriKind;
+    const ID: &'static str = "runtime";
+    const REQUIRES: &'static [&'static str] = &[
+        kinds::Metadata::NAME,
+        kinds::Transfer::NAME,
+        kinds::Event::NAME,
+        kinds::Snapshot::NAME,
+        kinds::Runtime::NAME,
+        kinds::Nri::NAME,
+    ];
+
+    fn close(instance: &Part) {
+        if let Part::Runtime(cri) = instance {
+            cri.close();
+        }
+    }
+
+    fn init(ctx: &InitContext) -> Result<Arc<Part>> {
+        let config: Config = ctx.config()?;
+        config.validate()?;
+        let Part::Images(images) = &*part(ctx, ImagesPlugin::ID)? else {
+            return Err(Error::internal("the plugin of images is of another kind"));
+        };
+        let (root, state_dir) = (ctx.root()?, ctx.state()?);
+        for dir in ["ns", "sandboxes", "io"] {
+            make(&state_dir.join(dir))?;
+        }
+        make(&root.join("containers"))?;
+        let cri = Arc::new(Cri {
+            cx: Context::new(NAMESPACE),
+            database: ctx.single::<kinds::Metadata>()?,
+            tasks: ctx.single::<kinds::Runtime>()?,
+            exchange: ctx.single::<kinds::Event>()?,
+            images: images.clone(),
+            state: Default::default(),
+            host: spec::Host::detect(),
+            settings: settings(&config)?,
+            users: Default::default(),
+            networks: wait(Networks::new(&config, &root.join("cni")))?,
+            nri: ctx.single::<kinds::Nri>().ok(),
+            events: Default::default(),
+            streaming: OnceLock::new(),
+            work: Default::default(),
+            address: ctx.options().address.clone(),
+            handlers: Default::default(),
+            pause_program: Default::default(),
+            root,
+            state_dir,
+            config,
+        });
+        wait(cri.restore())?;
+        Ok(Arc::new(Part::Runtime(cri)))
+    }
+
+    fn check(config: &Table) -> Result<Vec<String>> {
+        let parsed: Config =
+            config.clone().try_into().map_err(|e| Error::invalid("configuration of pods").with_source(e))?;
+        parsed.validate()?;
+        Ok(unknown(config))
+    }
+
+    fn defaults() -> Table {
+        Table::try_from(Config::default()).expect("a configuration is a table")
+    }
+}
+
+/// Keys that mean nothing, also those of tables inside.
+fn unknown(config: &Table) -> Vec<String> {
+    let known = RuntimePlugin::defaults();
+    let mut unknown = unknown_keys(config, &known);
+    let inner = |table: &Table, key: &str| table.get(key).and_then(toml::Value::as_table).cloned().unwrap_or_default();
+    for key in ["containerd", "cni"] {
+        let mut inside = inner(&known, key);
+        if key == "cni" {
+            inside.insert("bin_dir".into(), "".into());
+        }
+        unknown.extend(unknown_keys(&inner(config, key), &inside).iter().map(|k| format!("{key}.{k}")));
+    }
+    let mut runtime = Table::try_from(Runtime::default()).expect("a configuration is a table");
+    runtime.insert("pause".into(), "".into());
+    for (name, table) in inner(&inner(config, "containerd"), "runtimes") {
+        let Some(table) = table.as_table() else { continue };
+        let odd = unknown_keys(table, &runtime);
+        unknown.extend(odd.iter().map(|k| format!("containerd.runtimes.{name}.{k}")));
+    }
+    unknown
+}
+
+struct CriPlugin;
+
+impl Plugin for CriPlugin {
+    type Kind = GrpcKind;
+    const ID: &'static str = "cri";
+    const REQUIRES: &'static [&'static str] = &[CriKind::NAME];
+
+    fn init(ctx: &InitContext) -> Result<Arc<dyn GrpcService>> {
+        let config: Server = ctx.config()?;
+        config.validate()?;
+        let Part::Images(images) = &*part(ctx, ImagesPlugin::ID)? else {
+            return Err(Error::internal("the plugin of images is of another kind"));
+        };
+        let Part::Runtime(cri) = &*part(ctx, RuntimePlugin::ID)? else {
+            return Err(Error::internal("the plugin of pods is of another kind"));
+        };
+        // Before the first pod: plugins that are installed have joined by then.
+        if let Some(nri) = &cri.nri {
+            wait(nri.attach(Arc::new(Owner(Arc::downgrade(cri)))))?;
+        }
+        let handler = Arc::new(Streaming(Arc::downgrade(cri)));
+        let server = wait(windlass_streaming::Server::start(config.settings()?, handler))
+            .map_err(|error| error.context("start the streaming server"))?;
+        if cri.streaming.set(server).is_err() {
+            return Err(Error::internal("the streaming server is started twice"));
+        }
+        Ok(Arc::new(Services { images: images.clone(), cri: cri.clone() }))
+    }
+
+
+    fn check(config: &Table) -> Result<Vec<String>> {
+        let parsed: Server =
+            config.clone().try_into().map_err(|e| Error::invalid("streaming configuration").with_source(e))?;
+        parsed.validate()?;
+        Ok(unknown_keys(config, &Self::defaults()))
+    }
+
+    fn defaults() -> Table {
+        Table::try_from(Server::default()).expect("a configuration is a table")
+    }
+}
+
+/// Both services.
+struct Services {
+    images: Arc<Images>,
+    cri: Arc<Cri>,
+}
+
+impl GrpcService for Services {
+    fn names(&self) -> Vec<&'static str> {
+        use windlass_api::cri::{image_service_server, runtime_service_server};
+        vec![runtime_service_server::SERVICE_NAME, image_service_server::SERVICE_NAME]
+    }
+
+    fn add(&self, routes: &mut RoutesBuilder) {
+        let limit = windlass_api::connect::MAX_MESSAGE;
+        routes.add_service(
+            RuntimeServiceServer::new(RuntimeEdge(self.cri.clone()))
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+        );
+        routes.add_service(
+            ImageServiceServer::new(ImageEdge(self.images.clone()))
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+        );
+    }
+}
+
+/// Another part. Where it has been disabled, the plugin does not apply; where it has failed, so does the plugin.
+fn part(ctx: &InitContext, id: &str) -> Result<Arc<Part>> {
+    ctx.get::<CriKind>(id).map_err(|error| {
+        let failed = ctx.report().outcomes().iter().any(|o| o.kind == CriKind::NAME && o.id == id);
+        if failed { error } else { InitContext::skip(format!("{}.{id} is disabled", CriKind::NAME)) }
+    })
+}
+
+/// Waits for what is asynchronous: plugins start on a thread that may block, inside a runtime.
+fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Handle::try_current()
+        .map_err(|e| Error::internal("a plugin is started outside of the runtime").with_source(e))?;
+    runtime.block_on(work)
+}
+
+fn make(dir: &Path) -> Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(dir);
+    made.map_err(|e| Error::io(format!("make {}", dir.display()), e))
+}
+
+/// What specifications are made with, by handler.
+fn settings(config: &Config) -> Result<BTreeMap<String, spec::Settings>> {
+    let each = config.containerd.runtimes.iter().map(|(name, runtime)| {
+        let made = spec::Settings {
+            device_ownership_from_security_context: config.device_ownership_from_security_context,
+            disable_apparmor: config.disable_apparmor,
+            restrict_oom_score_adj: config.restrict_oom_score_adj,
+            disable_hugetlb_controller: config.disable_hugetlb_controller,
+            tolerate_missing_hugetlb_controller: config.tolerate_missing_hugetlb_controller,
+            ignore_image_defined_volumes: config.ignore_image_defined_volumes,
+            disable_proc_mount: config.disable_proc_mount,
+            unset_seccomp_profile: config.unset_seccomp_profile.clone(),
+            enable_unprivileged_ports: config.enable_unprivileged_ports,
+            enable_unprivileged_icmp: config.enable_unprivileged_icmp,
+            enable_selinux: config.enable_selinux,
+            selinux_category_range: config.selinux_category_range,
+            enable_cdi: config.enable_cdi,
+            cdi_spec_dirs: config.cdi_spec_dirs.iter().map(Into::into).collect(),
+            ignore_blockio_not_enabled_errors: config.containerd.ignore_blockio_not_enabled_errors,
+            ignore_rdt_not_enabled_errors: config.containerd.ignore_rdt_not_enabled_errors,
+            systemd_cgroup: config.handler(name)?.systemd_cgroup(),
+            privileged_without_host_devices: runtime.privileged_without_host_devices,
+            privileged_without_host_devices_all_devices_allowed: runtime
+                .privileged_without_host_devices_all_devices_allowed,
+            cgroup_writable: runtime.cgroup_writable,
+            pod_annotations: runtime.pod_annotations.clone(),
+            container_annotations: runtime.container_annotations.clone(),
+            base_runtime_spec: base_spec(&runtime.base_runtime_spec)
+                .map_err(|error| error.context(format!("containerd.runtimes.{name}.base_runtime_spec")))?,
+            ..spec::Settings::default()
+        };
+        Ok((name.clone(), made))
+    });
+    each.collect()
+}
+
+/// A specification in a file, `None` where no file is named.
+fn base_spec(path: &str) -> Result<Option<Value>> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let size = std::fs::metadata(path).map_err(|e| Error::io(format!("read {path}"), e))?.len();
+    if size > MAX_SPEC {
+        return Err(Error::invalid(format!("{path} has {size} bytes, more than a specification can have")));
+    }
+    let text = std::fs::read(path).map_err(|e| Error::io(format!("read {path}"), e))?;
+    let value: Value = serde_json::from_slice(&text)
+        .map_err(|e| Error::invalid(format!("{path} is no JSON")).with_source(e))?;
+    if value.is_object() { Ok(Some(value)) } else { Err(Error::invalid(format!("{path} is no specification"))) }
+}
+
+inventory::submit! { Registration::of::<ImagesPlugin>() }
+inventory::submit! { Registration::of::<RuntimePlugin>() }
+inventory::submit! { Registration::of::<CriPlugin>() }

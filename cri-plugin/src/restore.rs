@@ -1,0 +1,112 @@
+//! Pods after a restart of the daemon or of the machine: what was never whole is cleared away, what runs is taken on, what
+//! is gone is told so.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::StreamExt;
+use windlass_core::task::Status;
+use windlass_core::{Error, Filters, Result, sandbox};
+use windlass_network::namespaces::is_namespace;
+
+use crate::cri::Cri;
+use crate::sandbox::{KIND, KIND_SANDBOX, SANDBOXER, host_ipc};
+use crate::state::Sandbox;
+use crate::state::record::{self, SandboxPhase, SandboxRecord, SandboxStatus, nanos};
+
+/// Pods that are looked into at the same time.
+const PARALLEL: usize = 32;
+
+impl Cri {
+    /// Takes on all pods and containers. Called once, before the first call.
+    pub async fn restore(self: &Arc<Self>) -> Result<()> {
+        let filters = Filters::parse(&[format!("labels.\"{KIND}\"=={KIND_SANDBOX}")])?;
+        let records = self.database.sandboxes().list(&self.cx, &filters).await?;
+        let ids: HashSet<String> = records.iter().map(|record| record.id.clone()).collect();
+        futures::stream::iter(records.into_iter().filter(|record| record.sandboxer == SANDBOXER))
+            .for_each_concurrent(PARALLEL, |record| async move {
+                let id = record.id.clone();
+                if let Err(error) = self.restore_pod(record).await {
+                    tracing::error!(%id, error = %error.chain(), "a pod is not restored");
+                }
+            })
+            .await;
+        self.sweep(ids).await;
+        self.restore_containers().await?;
+        // A daemon that was killed may have left addresses with nobody.
+        self.networks.leave();
+        self.collect_network();
+        Ok(())
+    }
+
+    async fn restore_pod(self: &Arc<Self>, written: sandbox::Sandbox) -> Result<()> {
+        let what = format!("pod {}", written.id);
+        let record: SandboxRecord = record::decode(written.extensions.get(record::RECORD), &what)?;
+        let status: SandboxStatus = record::decode(written.extensions.get(record::STATUS), &what)?;
+        if record.config.is_none() {
+            return Err(Error::data_loss(format!("{what}: the record has no configuration")));
+        }
+        let status = match status.phase() {
+            SandboxPhase::Creating => {
+                tracing::info!(pod = %written.id, "clearing away a pod that was never whole");
+                let Some(left) = self.undo_pod(&written.id, &record).await else { return Ok(()) };
+                left
+            }
+            _ => status,
+        };
+        let sandbox = Arc::new(Sandbox::new(written.id, record, status));
+        if sandbox.is_ready() {
+            if self.has_ended(&sandbox).await {
+                tracing::info!(pod = %sandbox.id, name = %sandbox.name, "a pod has ended while nobody looked");
+                let ended = |status: &mut SandboxStatus| {
+                    status.phase = SandboxPhase::NotReady.into();
+                    status.exited_at = nanos(SystemTime::now());
+                };
+                self.set_pod_status(&sandbox, ended).await?;
+            } else {
+                self.watch_pause(&sandbox);
+            }
+        }
+        self.state.sandboxes.restore(sandbox);
+        Ok(())
+    }
+
+    /// Whether what a pod stands on is gone: its namespaces by a reboot, its own process by anything.
+    async fn has_ended(&self, sandbox: &Sandbox) -> bool {
+        let dir = self.namespaces_dir(&sandbox.id);
+        let held = |kind: &str| is_namespace(&dir.join(kind));
+        if sandbox.record.network && !held("net") || !host_ipc(sandbox.config()) && !held("ipc") {
+            return true;
+        }
+        if !self.sandbox_dir(&sandbox.id).is_dir() {
+            return true;
+        }
+        if !sandbox.record.pause {
+            return false;
+        }
+        match self.tasks.state(&self.cx, &sandbox.id, "").await {
+            Ok(state) => matches!(state.status, Status::Stopped | Status::Created),
+            // A shim that hangs may come to itself.
+            Err(error) => error.is_not_found(),
+        }
+    }
+
+    /// Takes down what belongs to pods that there are no records of.
+    async fn sweep(&self, known: HashSet<String>) {
+        let roots = [self.namespaces_dir(""), self.sandbox_dir("")];
+        let listed = tokio::task::spawn_blocking(move || roots.iter().flat_map(names).collect::<HashSet<_>>());
+        let Ok(names) = listed.await else { return };
+        for id in names.difference(&known) {
+            if let Err(error) = self.drop_pod(id).await {
+                tracing::warn!(pod = %id, error = %error.chain(), "what is left of a pod cannot be cleared away");
+            }
+        }
+    }
+}
+
+fn names(dir: &PathBuf) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
