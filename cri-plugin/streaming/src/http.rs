@@ -49,6 +49,8 @@ const FORWARD_WEBSOCKET: &[(&str, Codec)] = &[
 ];
 
 type Answer = Response<Full<Bytes>>;
+/// An answer that ends the matter.
+type Refusal = Box<Answer>;
 
 /// A request's connection and what it needs.
 pub(crate) struct Service {
@@ -68,10 +70,10 @@ enum Agreed {
 
 impl Service {
     pub async fn respond(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Answer, Infallible> {
-        Ok(self.upgrade(&mut request).unwrap_or_else(|refusal| refusal))
+        Ok(self.upgrade(&mut request).unwrap_or_else(|refusal| *refusal))
     }
 
-    fn upgrade(&self, request: &mut Request<Incoming>) -> Result<Answer, Answer> {
+    fn upgrade(&self, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
         if !matches!(*request.method(), Method::GET | Method::POST) {
             return Err(refusal(StatusCode::METHOD_NOT_ALLOWED, "GET or POST"));
         }
@@ -226,7 +228,7 @@ fn note(verb: &'static str, end: Result<(), Broken>) {
 }
 
 /// Agrees on a protocol: the first of the client's that the server knows.
-fn agree(verb: &str, method: &Method, headers: &HeaderMap) -> Result<(Answer, Agreed), Answer> {
+fn agree(verb: &str, method: &Method, headers: &HeaderMap) -> Result<(Answer, Agreed), Refusal> {
     let forward = verb == "portforward";
     if !names(headers, &header::CONNECTION).any(|name| name.eq_ignore_ascii_case("upgrade")) {
         return Err(refusal(
@@ -264,7 +266,7 @@ fn agree(verb: &str, method: &Method, headers: &HeaderMap) -> Result<(Answer, Ag
     Ok((switching(SPDY, &[(STREAM_PROTOCOL, HeaderValue::from_static(name))]), agreed))
 }
 
-fn agree_websocket(forward: bool, method: &Method, headers: &HeaderMap) -> Result<(Answer, Agreed), Answer> {
+fn agree_websocket(forward: bool, method: &Method, headers: &HeaderMap) -> Result<(Answer, Agreed), Refusal> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if *method != Method::GET {
         return Err(refusal(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET"));
@@ -319,9 +321,9 @@ fn switching(protocol: &'static str, extra: &[(HeaderName, HeaderValue)]) -> Ans
     answer
 }
 
-fn refusal(status: StatusCode, text: &str) -> Answer {
+fn refusal(status: StatusCode, text: &str) -> Refusal {
     let mut answer = Response::new(Full::from(format!("{text}\n")));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    answer
+    Box::new(answer)
 }

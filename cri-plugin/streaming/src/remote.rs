@@ -247,19 +247,13 @@ impl Ends {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireSize {
     #[serde(rename = "Width", alias = "width")]
     width: u16,
     #[serde(rename = "Height", alias = "height")]
     height: u16,
-}
-
-impl Default for WireSize {
-    fn default() -> Self {
-        Self { width: 0, height: 0 }
-    }
 }
 
 /// Reads sizes from a stream until it ends, the handler has ended, or what comes is no size.
