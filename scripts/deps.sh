@@ -9,6 +9,10 @@ need make make
 need busybox busybox-static
 if [ "${1:-build}" = test ]; then
   need git git
+  need ip iproute2
+  need iptables iptables
+  need nsenter util-linux
+  [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 fi
 if [ ${#missing[@]} -gt 0 ]; then
   if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then

@@ -1,0 +1,248 @@
+//! The reference plugins of a distribution: a bridge with two families, port mappings and an address of its own choice. Needs root
+//! and the package `containernetworking-plugins`.
+//!
+//! The machine, as the plugins see it, is a network namespace of the test's own: nothing of it can be left behind.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use windlass_network::cni::{Capabilities, IpPreference, Network, Pod, PortMapping, Settings};
+use windlass_network::namespaces::{self, Held, Wanted};
+
+const PLUGINS: &str = "/usr/lib/cni";
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs a test in a network of its own; every thread of its runtime is in there too.
+fn elsewhere<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    assert!(rustix::process::geteuid().is_root(), "this test needs root");
+    assert!(
+        Path::new(PLUGINS).join("bridge").exists(),
+        "this test needs the package containernetworking-plugins"
+    );
+    let body = move || {
+        // SAFETY: the flag names no descriptor table.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+        assert!(said("ip", &["link", "set", "lo", "up"]).is_empty());
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(test());
+    };
+    std::thread::spawn(body).join().unwrap();
+}
+
+fn said(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn configure(dir: &Path) -> Settings {
+    let range = |subnet: &str| json!([{ "subnet": subnet }]);
+    let list = json!({
+        "cniVersion": "1.0.0",
+        "name": "real",
+        "plugins": [
+            {
+                "type": "bridge", "bridge": "wlbr0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local", "dataDir": dir.join("ipam"),
+                    "ranges": [range("10.213.7.0/24"), range("fd21:3:7::/64")],
+                    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+            {"type": "tuning", "capabilities": {"mac": true}},
+        ],
+    });
+    std::fs::create_dir(dir.join("conf")).unwrap();
+    std::fs::write(dir.join("conf/10.conflist"), list.to_string()).unwrap();
+    Settings {
+        conf_dir: dir.join("conf"),
+        bin_dirs: vec![PLUGINS.into()],
+        cache_dir: dir.join("cache"),
+        ..Settings::default()
+    }
+}
+
+/// An address that no other pod has.
+fn mac(port: u16) -> String {
+    format!("02:00:00:00:{:02x}:{:02x}", port >> 8, port & 0xff)
+}
+
+fn pod(id: &str, held: &Held, host_port: u16) -> Pod {
+    let mapping =
+        PortMapping { host_port, container_port: 80, protocol: "tcp".into(), host_ip: String::new() };
+    let capabilities =
+        Capabilities { port_mappings: vec![mapping], mac: Some(mac(host_port)), ..Capabilities::default() };
+    Pod {
+        id: id.into(),
+        netns: held.net(),
+        name: id.into(),
+        namespace: "ns".into(),
+        capabilities,
+        ..Pod::default()
+    }
+}
+
+/// Sends a word to a server in the pod and has it echoed.
+async fn reached(held: &Held, listen: IpAddr, port: u16, by: SocketAddr) {
+    let bind = SocketAddr::new(listen, port);
+    let listener = namespaces::inside(&held.net(), move || {
+        // An address of IPv6 may still be looked at by the kernel.
+        let begun = Instant::now();
+        loop {
+            match TcpListener::bind(bind) {
+                Err(_) if begun.elapsed() < LIMIT => std::thread::yield_now(),
+                outcome => return outcome.unwrap(),
+            }
+        }
+    })
+    .await
+    .unwrap();
+    let serve = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        std::io::copy(&mut peer.try_clone().unwrap(), &mut peer).unwrap();
+    });
+    // Not on this thread's runtime: a thread that it starts is in the same network.
+    let echo = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect_timeout(&by, LIMIT).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(b"hello").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut echo = String::new();
+        stream.read_to_string(&mut echo).unwrap();
+        echo
+    });
+    assert_eq!(echo.await.unwrap(), "hello");
+    serve.join().unwrap();
+}
+
+fn reservations(ipam: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(ipam.join("real")) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.file_name().unwrap().to_str().unwrap().parse::<IpAddr>().is_ok()).collect()
+}
+
+/// Nothing of any pod: no interface, no rule, no address, no attachment.
+fn assert_clean(dir: &Path, ids: &[&str]) {
+    let links = said("ip", &["-o", "link"]);
+    assert!(!links.contains("veth"), "{links}");
+    for save in ["iptables-save", "ip6tables-save"] {
+        let rules = said(save, &[]);
+        assert!(!ids.iter().any(|id| rules.contains(id)) && !rules.contains("CNI-DN"), "{rules}");
+        assert!(!rules.contains("name: \\\"real"), "{rules}");
+    }
+    assert_eq!(reservations(&dir.join("ipam")), Vec::<PathBuf>::new());
+    assert_eq!(std::fs::read_dir(dir.join("cache/results")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_bridge_connects_pods() {
+    elsewhere(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let network = Network::open(configure(dir.path())).await.unwrap();
+        network.validate().await.unwrap();
+        network.status().await.unwrap();
+        let mut pods = Vec::new();
+        for (id, port) in [("pod-a", 8081), ("pod-b", 8082)] {
+            let held = namespaces::create(&dir.path().join(id), Wanted { net: true, ..Wanted::default() })
+                .await
+                .unwrap();
+            let begun = Instant::now();
+            let outcome = network.attach(pod(id, &held, port)).await.unwrap();
+            println!("add {id}: {:?}", begun.elapsed());
+            assert_eq!(network.outcome(id).await.unwrap().as_ref(), Some(&outcome));
+            pods.push((id, held, port, outcome));
+        }
+        let (_, held, port, outcome) = &pods[0];
+        assert_eq!(outcome.interfaces["eth0"].mac, mac(*port));
+        let ips = outcome.primary_ips(IpPreference::Ipv4);
+        assert!(ips[0].is_ipv4() && ips[1].is_ipv6() && ips.len() == 2, "{ips:?}");
+        assert_eq!(outcome.interfaces["eth0"].sandbox, held.net().display().to_string());
+        assert_eq!(outcome.interfaces["eth0"].ips[0].gateway, Some("10.213.7.1".parse().unwrap()));
+        assert_eq!(outcome.routes.len(), 2);
+        assert_eq!(reservations(&dir.path().join("ipam")).len(), 4);
+        reached(held, ips[0], 80, SocketAddr::new(ips[0], 80)).await;
+        reached(held, ips[1], 80, SocketAddr::new(ips[1], 80)).await;
+        reached(held, ips[0], 80, SocketAddr::new("10.213.7.1".parse().unwrap(), *port)).await;
+
+        // One goes in good order, one after its namespace has gone.
+        let (id, held, port, _) = &pods[0];
+        let begun = Instant::now();
+        network.detach(pod(id, held, *port)).await.unwrap();
+        println!("del {id}: {:?}", begun.elapsed());
+        namespaces::remove(&held.dir).await.unwrap();
+        let (id, held, port, _) = &pods[1];
+        namespaces::remove(&held.dir).await.unwrap();
+        network.detach(pod(id, held, *port)).await.unwrap();
+        wait_for_veths().await;
+        assert_clean(dir.path(), &["pod-a", "pod-b"]);
+        // Twice is as good as once.
+        network.detach(pod(id, held, *port)).await.unwrap();
+        assert_clean(dir.path(), &["pod-a", "pod-b"]);
+    });
+}
+
+/// The kernel ends a namespace, and with it its interfaces, on a thread of its own.
+async fn wait_for_veths() {
+    let begun = Instant::now();
+    while said("ip", &["-o", "link"]).contains("veth") {
+        assert!(begun.elapsed() < LIMIT);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn what_fails_at_the_last_plugin_is_undone() {
+    elsewhere(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = configure(dir.path());
+        let network = Network::open(settings).await.unwrap();
+        let held = namespaces::create(&dir.path().join("pod-c"), Wanted { net: true, ..Wanted::default() })
+            .await
+            .unwrap();
+        let mut bad = pod("pod-c", &held, 8083);
+        bad.capabilities.mac = Some("none".into());
+        let error = network.attach(bad).await.unwrap_err();
+        assert!(error.to_string().contains(r#"plugin type="tuning" failed (add)"#), "{error}");
+        wait_for_veths().await;
+        assert_clean(dir.path(), &["pod-c"]);
+        // And it can be had right after that.
+        network.attach(pod("pod-c", &held, 8083)).await.unwrap();
+        // A namespace of a pod that nobody knows any more.
+        network.collect(std::collections::BTreeSet::new).await.unwrap();
+        wait_for_veths().await;
+        assert_clean(dir.path(), &["pod-c"]);
+        namespaces::remove(&held.dir).await.unwrap();
+    });
+}
+
+#[test]
+fn a_check_finds_what_was_changed() {
+    elsewhere(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = configure(dir.path());
+        // Without port mappings: this plugin's own check does not hold in all its versions.
+        let path = dir.path().join("conf/10.conflist");
+        let mut list: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        list["plugins"].as_array_mut().unwrap().truncate(1);
+        std::fs::write(&path, list.to_string()).unwrap();
+        let network = Network::open(settings).await.unwrap();
+        let held = namespaces::create(&dir.path().join("pod-d"), Wanted { net: true, ..Wanted::default() })
+            .await
+            .unwrap();
+        network.attach(pod("pod-d", &held, 8084)).await.unwrap();
+        network.check(pod("pod-d", &held, 8084)).await.unwrap();
+        let change = || said("ip", &["route", "delete", "default"]);
+        assert!(namespaces::inside(&held.net(), change).await.unwrap().is_empty());
+        let error = network.check(pod("pod-d", &held, 8084)).await.unwrap_err();
+        assert!(error.to_string().contains(r#"plugin type="bridge" failed (check)"#), "{error}");
+        network.detach(pod("pod-d", &held, 8084)).await.unwrap();
+        wait_for_veths().await;
+        assert_clean(dir.path(), &["pod-d"]);
+        namespaces::remove(&held.dir).await.unwrap();
+    });
+}
