@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -15,7 +16,7 @@ use windlass_core::{Any, Error, Result};
 use windlass_streaming::{Size, Streams};
 
 use crate::cri::{Cri, new_id};
-use crate::io::{AttachStreams, CloseStdin, ExecIo};
+use crate::io::{AttachStreams, CloseStdin, Ended, ExecIo};
 use crate::spec;
 use crate::state::Container;
 use crate::step;
@@ -34,7 +35,7 @@ struct Process {
     cri: Arc<Cri>,
     container: String,
     id: String,
-    done: bool,
+    done: AtomicBool,
 }
 
 /// The part of a specification that is of use here.
@@ -126,7 +127,12 @@ impl Cri {
         process.start().await?;
         let sizes = self.resize(&container.id, &process.id, resize);
         let close = self.close_stdin(&container.id, &process.id);
-        let copied = io.copy(AttachStreams { stdin, stdout, stderr }, close);
+        let copied = async {
+            if let Ok(Ended::Client) = io.copy(AttachStreams { stdin, stdout, stderr }, close).await {
+                // Nobody reads any more, and the process must not wait for that.
+                io.discard().await;
+            }
+        };
         let exit = {
             let waited = process.wait();
             tokio::pin!(waited, copied, sizes);
@@ -135,17 +141,20 @@ impl Cri {
                 tokio::select! {
                     exit = &mut waited => {
                         let exit = exit?;
-                        // What it has written still goes to the client, unless somebody else holds it open.
-                        if copying {
-                            let drain = self.config.drain_timeout();
-                            tokio::select! {
-                                _ = bounded(drain, &mut copied) => {}
-                                () = gone.cancelled() => {}
-                            }
+                        // What it has written still goes to the client.
+                        let rest = async {
+                            tokio::join!(
+                                async { if copying { copied.as_mut().await } },
+                                process.delete()
+                            );
+                        };
+                        tokio::select! {
+                            _ = bounded(self.config.drain_timeout(), rest) => {}
+                            () = gone.cancelled() => {}
                         }
                         break Some(exit);
                     }
-                    _ = &mut copied, if copying => copying = false,
+                    () = &mut copied, if copying => copying = false,
                     () = &mut sizes => {}
                     () = gone.cancelled() => break None,
                 }
@@ -156,7 +165,6 @@ impl Cri {
             process.delete().await;
             return Err(Error::canceled("the client has gone, its process was killed"));
         };
-        process.delete().await;
         Ok(i32::try_from(exit.status).unwrap_or(super::UNKNOWN))
     }
 
@@ -201,7 +209,7 @@ impl Cri {
     async fn begin(self: &Arc<Self>, container: &Container, id: String, io: &ExecIo, spec: Any) -> Result<Process> {
         let options = ExecOptions { io: io.io(), spec: Some(spec) };
         self.tasks.exec(&self.cx, &container.id, &id, options).await?;
-        let process = Process { cri: self.clone(), container: container.id.clone(), id, done: false };
+        let process = Process { cri: self.clone(), container: container.id.clone(), id, done: AtomicBool::new(false) };
         step!("container.exec.made");
         Ok(process)
     }
@@ -221,15 +229,16 @@ impl Process {
         kill(&self.cri, &self.container, &self.id).await;
     }
 
-    async fn delete(mut self) {
-        self.done = true;
+    /// Deletes it, once it has ended. What others hold open of its output is given up.
+    async fn delete(&self) {
         delete(&self.cri, &self.container, &self.id).await;
+        self.done.store(true, Ordering::Release);
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.done {
+        if *self.done.get_mut() {
             return;
         }
         let (cri, container, id) = (self.cri.clone(), std::mem::take(&mut self.container), std::mem::take(&mut self.id));

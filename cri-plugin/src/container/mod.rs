@@ -74,13 +74,6 @@ fn name(container: &cri::ContainerMetadata, pod: &cri::PodSandboxMetadata) -> St
 }
 
 impl Cri {
-    /// Writes a status down, then lets it be seen. For who holds the container's lock.
-    async fn put_status(&self, container: &Container, status: ContainerStatus) -> Result<()> {
-        self.write_status(container, &status).await?;
-        container.set_status(status);
-        Ok(())
-    }
-
     /// Writes a status down; nobody sees it yet.
     async fn write_status(&self, container: &Container, status: &ContainerStatus) -> Result<()> {
         let mut changed = windlass_core::container::Container {
