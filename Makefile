@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build failpoints run test check nri e2e commands steps conformance bench install clean
+.PHONY: help deps build failpoints run test check nri streaming e2e commands steps conformance bench install clean
 
 help: ## this text
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -52,6 +52,10 @@ commands: build ## every command of windlass, and the daemon as a process
 nri: deps ## plugins made of NRI's own Go stub against our host of plugins
 	$(CARGO) build --release --locked -p windlass-nri --example host
 	cd tests/go && NRI_HOST=$(BIN)/examples/host go test -count=1 ./nri
+
+streaming: deps ## Kubernetes' own client against our streaming server
+	$(CARGO) build --release --locked -p windlass-streaming --example echo
+	cd tests/go && STREAMING_ECHO=$(BIN)/examples/echo go test -count=1 ./streaming
 
 e2e: build ## the end-to-end tests alone
 	$(CARGO) test --release --locked -p windlass-tests

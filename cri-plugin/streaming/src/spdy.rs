@@ -255,4 +255,29 @@ mod tests {
             assert!(inflater.read(&out[12..]).unwrap().is_empty());
         }
     }
+
+    #[tokio::test]
+    async fn no_input_upsets_the_reader() {
+        let mut deflater = headers::tests::Deflater::new();
+        let mut bytes = Vec::new();
+        for stream in [1u32, 3, 5] {
+            let block = deflater.block(&[("streamtype", "data"), ("port", "80")]);
+            let head = stream.to_be_bytes();
+            frame::control(kind::SYN_STREAM, 0, &[&head, &[0; 6], &block], &mut bytes);
+            frame::data(stream, stream == 5, b"some bytes of data", &mut bytes);
+        }
+        frame::control(kind::SETTINGS, 0, &[&[0, 0, 0, 1, 0, 0, 0, 7, 0, 1, 0, 0]], &mut bytes);
+        frame::control(kind::PING, 0, &[&[0, 0, 0, 1]], &mut bytes);
+        frame::control(kind::WINDOW_UPDATE, 0, &[&[0, 0, 0, 3, 0, 0, 1, 0]], &mut bytes);
+        frame::control(kind::HEADERS, 0, &[&[0, 0, 0, 3], &deflater.block(&[("a", "b")])], &mut bytes);
+        frame::control(kind::RST_STREAM, 0, &[&[0, 0, 0, 1, 0, 0, 0, 5]], &mut bytes);
+        frame::control(kind::GOAWAY, 0, &[&[0; 8]], &mut bytes);
+        let (well, broken) =
+            crate::tests::mutations::try_mutations(&bytes, |mux, socket, bytes| async move {
+                let input = Input::new(bytes.as_slice());
+                Reader { mux, socket, input, headers: Inflater::new(), last: 0 }.run().await
+            })
+            .await;
+        assert!(well > 1000 && broken > 1000, "{well} well, {broken} broken");
+    }
 }

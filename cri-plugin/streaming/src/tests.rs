@@ -6,6 +6,7 @@ pub(crate) mod handler;
 
 mod client;
 mod limits;
+pub(crate) mod mutations;
 mod requests;
 mod spdy;
 mod websocket;

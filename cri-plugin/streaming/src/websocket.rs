@@ -214,4 +214,26 @@ mod tests {
         frames.goodbye(Goodbye::Done, &mut out);
         assert_eq!(out, [0x8a, 1, b'x', 0x82, 1, 1, 0x88, 2, 0x03, 0xe8]);
     }
+
+    #[tokio::test]
+    async fn no_input_upsets_the_reader() {
+        let mut bytes = Vec::new();
+        for payload in [&b"\x00some bytes"[..], &[0; 300], b"\x04{}", &[255, 0], b"\x09nobody"] {
+            let begin = bytes.len();
+            frame::head(opcode::BINARY, payload.len(), &mut bytes);
+            bytes[begin + 1] |= 0x80;
+            bytes.extend_from_slice(&[0; 4]);
+            bytes.extend_from_slice(payload);
+        }
+        bytes.extend_from_slice(b"\x89\x84\0\0\0\0ping\x01\x82\0\0\0\x000Y\x80\x83\0\0\0\0WJj");
+        for codec in [Codec::Binary, Codec::Base64, Codec::Tunnel] {
+            let tried = crate::tests::mutations::try_mutations(&bytes, |mux, socket, bytes| async move {
+                let _channels: Vec<_> = (0..5).map(|channel| mux.channel(channel)).collect();
+                let (input, message) = (Input::new(bytes.as_slice()), Message::new(codec, 5, true));
+                Reader { mux: mux.clone(), socket, input, message }.run().await
+            });
+            let (well, broken) = tried.await;
+            assert!(broken > 1000 && (well > 500 || codec == Codec::Base64), "{codec:?}: {well}, {broken}");
+        }
+    }
 }
