@@ -83,6 +83,12 @@ impl Images {
         Ok(figure.active.get(key).map(|usage| (*usage, figure.at())))
     }
 
+    /// Where a snapshotter keeps its files, the default one for an empty name; `None` where it does not tell.
+    pub fn place(&self, snapshotter: &str) -> Option<&Path> {
+        let id = if snapshotter.is_empty() { &self.config.snapshotter } else { snapshotter };
+        self.roots.get(id).map(|root| root.as_path())
+    }
+
     /// A snapshotter's figures, measured again where they are too old; whoever asks meanwhile waits for the same ones.
     /// Where that fails, old ones are better than none.
     async fn figure(&self, id: &str) -> Result<OwnedMutexGuard<Figure>> {

@@ -113,6 +113,7 @@ async fn an_image_is_a_read_only_volume_of_a_pod() {
 
     // No collection takes what is mounted; it goes with the pod.
     windlass_core::gc::Collector::collect(&*stack.db).await.unwrap();
+    assert_eq!(stack.snapshots("overlayfs").await.len(), 2);
     stack.images.volume(volume("other", &tag, "")).await.unwrap();
     assert!(whole.join("plain").exists());
     stack.images.release_volumes("pod").await.unwrap();

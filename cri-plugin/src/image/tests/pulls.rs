@@ -103,6 +103,12 @@ async fn an_image_of_an_index_is_the_one_of_this_platform() {
     let size: usize = [&index, &made.manifest].into_iter().chain(&made.blobs()).map(|b| b.1.len()).sum();
     assert_eq!(stack.images.list(None)[0].size, size as u64);
     assert_eq!(stack.images.list(None)[0].repo_digests, [name(&registry, &format!("app@{}", index.0))]);
+
+    // What is for no platform in particular comes last, wherever it stands.
+    let mut index: Value = serde_json::from_slice(&index.1).unwrap();
+    index["manifests"][0].as_object_mut().unwrap().remove("platform");
+    registry.add_document("app", "2", images::INDEX, &images::blob(index.to_string()));
+    assert_eq!(stack.pull(&name(&registry, "app:2")).await.unwrap(), made.config.0.as_str());
 }
 
 #[tokio::test(flavor = "multi_thread")]
