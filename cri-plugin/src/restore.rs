@@ -35,6 +35,7 @@ impl Cri {
             .await;
         self.sweep(ids).await;
         self.restore_containers().await?;
+        self.restore_image_volumes();
         // A daemon that was killed may have left addresses with nobody.
         self.networks.leave();
         self.collect_network();
@@ -91,6 +92,17 @@ impl Cri {
             // A shim that hangs may come to itself.
             Err(error) => error.is_not_found(),
         }
+    }
+
+    /// In the background: lets images go that were mounted for pods that are no more.
+    fn restore_image_volumes(self: &Arc<Self>) {
+        let cri = self.clone();
+        self.work.spawn(async move {
+            let there = |id: &str| cri.state.sandboxes.get(id).is_ok_and(|pod| pod.id == id && !pod.status().down);
+            if let Err(error) = cri.images.restore_volumes(there).await {
+                tracing::warn!(error = %error.chain(), "images that were mounted for pods are left over");
+            }
+        });
     }
 
     /// Takes down what belongs to pods that there are no records of.

@@ -53,6 +53,7 @@ impl Cri {
             self.disconnect_or_give_up(sandbox).await?;
         }
         step!("pod.stop.network");
+        self.images.release_volumes(&sandbox.id).await?;
         self.release_pod(&sandbox.id).await?;
         step!("pod.stop.namespaces");
         self.set_pod_status(sandbox, |status| {
