@@ -178,7 +178,8 @@ pub trait Nri: Send + Sync {
     fn plugins(&self) -> Vec<String>;
 
     /// Starts the plugins that are installed, waits until each is ready or has had its time, and lets others register
-    /// from then on. Called once, before the first pod; a second call is *failed precondition*.
+    /// from then on, unless another process has the socket. Called once, before the first pod; a second call is *failed
+    /// precondition*.
     async fn attach(&self, domain: Arc<dyn Domain>) -> Result<()>;
 
     /// Held over an operation that makes, changes or removes a pod or container, from before [`Nri::enabled`] is asked

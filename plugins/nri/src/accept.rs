@@ -42,6 +42,11 @@ pub async fn listen(shared: Arc<Shared>, path: PathBuf) -> Result<JoinHandle<()>
     }))
 }
 
+/// Whether it could not be listened because another process does.
+pub fn taken(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+}
+
 /// A socket that nobody but its owner can connect to at any time: it is given its mode before it has its name. With it
 /// comes which file it is.
 fn bind(path: &Path) -> Result<(std::os::unix::net::UnixListener, (u64, u64))> {
@@ -53,6 +58,10 @@ fn bind(path: &Path) -> Result<(std::os::unix::net::UnixListener, (u64, u64))> {
             let source =
                 io::Error::new(io::ErrorKind::AlreadyExists, "there is something else than a socket");
             return Err(failed("listen on", path)(source));
+        }
+        // Somebody who lives keeps what is his.
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(failed("listen on", path)(io::ErrorKind::AddrInUse.into()));
         }
         _ => {}
     }
@@ -101,8 +110,10 @@ mod tests {
     fn the_socket_is_private_and_replaces_a_stale_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/nri.sock");
-        let first = bind(&path).unwrap();
+        let first = bind(&path).unwrap().0;
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let error = bind(&path).unwrap_err();
+        assert!(taken(&error), "{error}");
         drop(first);
         let _second = bind(&path).unwrap();
         std::os::unix::net::UnixStream::connect(&path).unwrap();

@@ -79,7 +79,17 @@ impl Host {
         if shared.config.disable_connections {
             return Ok(());
         }
-        let listening = accept::listen(shared.clone(), shared.config.socket_path.clone()).await?;
+        let listening = match accept::listen(shared.clone(), shared.config.socket_path.clone()).await {
+            // The node's own daemon may have it; one beside it does without.
+            Err(error) if accept::taken(&error) => {
+                warn(
+                    error,
+                    "another process has the NRI socket: only installed plugins take part, or set socket_path",
+                );
+                return Ok(());
+            }
+            listening => listening?,
+        };
         *shared.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
         Ok(())
     }
