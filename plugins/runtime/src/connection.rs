@@ -31,17 +31,32 @@ pub async fn connect(
 /// `None` where the address's form is not known.
 async fn dial(address: &str) -> io::Result<Option<Socket>> {
     let stream = match address.split_once("://") {
-        None => UnixStream::connect(format!("\0{address}")).await?,
-        Some(("unix", path)) => UnixStream::connect(path).await?,
+        None => unix(&format!("\0{address}")).await?,
+        Some(("unix", path)) => unix(path).await?,
         Some(("hvsock", rest)) => {
             let Some((path, port)) = rest.rsplit_once(':') else { return Ok(None) };
             let Ok(port) = port.parse() else { return Ok(None) };
-            hybrid(UnixStream::connect(path).await?, port).await?
+            hybrid(unix(path).await?, port).await?
         }
         Some(("vsock", _)) => return Socket::connect(address).await.map(Some),
         Some(_) => return Ok(None),
     };
     Ok(Some(Socket::new(stream)))
+}
+
+/// Connects to a socket file. Where more wait already than the listener has places for, the kernel refuses instead of
+/// letting one wait, and tells nobody when there is a place again.
+async fn unix(path: &str) -> io::Result<UnixStream> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            connected => return connected,
+        }
+    }
 }
 
 /// The handshake of a virtual machine monitor that carries its guest's sockets.
@@ -111,5 +126,36 @@ impl AsyncWrite for Watched {
 
     fn is_write_vectored(&self) -> bool {
         self.socket.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_backlog_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = format!("unix://{}", path.display());
+        let first = connect(&address, Duration::from_secs(5), || {}).await.unwrap();
+        let more: Vec<_> = (0..4)
+            .map(|_| {
+                let address = address.clone();
+                tokio::spawn(async move { connect(&address, Duration::from_secs(30), || {}).await.map(drop) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        // Those that wait get in as places become free.
+        let accepted = tokio::task::spawn_blocking(move || {
+            (0..5).map(|_| listener.accept().map(|(stream, _)| stream)).collect::<Result<Vec<_>, _>>()
+        });
+        for task in more {
+            task.await.unwrap().unwrap();
+        }
+        accepted.await.unwrap().unwrap();
+        drop(first);
     }
 }
