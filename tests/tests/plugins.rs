@@ -27,6 +27,7 @@ const PLUGINS: &[(&str, &str)] = &[
     ("io.containerd.grpc.v1", "version"),
     ("io.containerd.lease.v1", "manager"),
     ("io.containerd.metadata.v1", "bolt"),
+    ("io.containerd.nri.v1", "nri"),
     ("io.containerd.runtime.v2", "task"),
     ("io.containerd.shim.v1", "manager"),
     ("io.containerd.snapshotter.v1", "native"),

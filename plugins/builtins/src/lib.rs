@@ -13,6 +13,8 @@ use windlass_event as _;
 use windlass_gc as _;
 use windlass_metadata as _;
 use windlass_metastore as _;
+#[cfg(feature = "cri")]
+use windlass_nri as _;
 use windlass_runtime as _;
 use windlass_service as _;
 use windlass_snapshotter as _;
