@@ -21,6 +21,7 @@ use crate::image::Images;
 use crate::network::Networks;
 use crate::spec;
 use crate::state::{Sandbox, State};
+use crate::stats;
 
 /// The namespace of everything that Kubernetes runs.
 pub const NAMESPACE: &str = "k8s.io";
@@ -53,6 +54,8 @@ pub struct Cri {
     pub users: Users,
     /// What `GetContainerEvents` tells.
     pub events: Events,
+    /// What figures are taken with.
+    pub figures: stats::Shared,
     /// Where exec, attach and port forward are served; set once the server listens.
     pub streaming: OnceLock<windlass_streaming::Server>,
     /// Changes under way.

@@ -115,6 +115,7 @@ impl Plugin for RuntimePlugin {
             networks: wait(Networks::new(&config, &root.join("cni")))?,
             nri: ctx.single::<kinds::Nri>().ok(),
             events: Default::default(),
+            figures: Default::default(),
             streaming: OnceLock::new(),
             work: Default::default(),
             address: ctx.options().address.clone(),

@@ -27,7 +27,7 @@ mod status;
 mod stop;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod update;
 mod users;
 mod volumes;

@@ -9,6 +9,7 @@ use windlass_api::cri;
 use super::record::{ContainerRecord, ContainerStatus};
 use super::table::Entry;
 use crate::io::ContainerIo;
+use crate::stats::Kept;
 
 /// Where a container stands, as CRI tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Container {
     /// It has been asked to end by its signal.
     signalled: AtomicBool,
     removing: AtomicBool,
+    /// For its figures.
+    pub kept: Kept,
 }
 
 impl Container {
@@ -45,6 +48,7 @@ impl Container {
             oom: AtomicBool::new(false),
             signalled: AtomicBool::new(false),
             removing: AtomicBool::new(false),
+            kept: Kept::default(),
         }
     }
 

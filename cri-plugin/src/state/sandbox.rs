@@ -7,6 +7,7 @@ use windlass_api::cri;
 
 use super::record::{SandboxPhase, SandboxRecord, SandboxStatus};
 use super::table::Entry;
+use crate::stats::Kept;
 
 /// A pod.
 pub struct Sandbox {
@@ -19,6 +20,8 @@ pub struct Sandbox {
     status: RwLock<SandboxStatus>,
     /// Set when first asked for.
     pub places: OnceLock<Places>,
+    /// For its figures.
+    pub kept: Kept,
 }
 
 /// Where a pod's files are.
@@ -32,7 +35,15 @@ pub struct Places {
 impl Sandbox {
     pub fn new(id: String, record: SandboxRecord, status: SandboxStatus) -> Self {
         let name = name(record.config.as_ref().and_then(|c| c.metadata.as_ref()));
-        Self { id, name, record, lock: tokio::sync::Mutex::new(()), status: RwLock::new(status), places: OnceLock::new() }
+        Self {
+            id,
+            name,
+            record,
+            lock: tokio::sync::Mutex::new(()),
+            status: RwLock::new(status),
+            places: OnceLock::new(),
+            kept: Kept::default(),
+        }
     }
 
     /// What the pod was asked to be.

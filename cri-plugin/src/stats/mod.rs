@@ -1,39 +1,44 @@
-//! Figures of containers and pods.
+//! Figures of containers and pods, told when somebody asks; nothing is measured for nobody.
+//!
+//! - `containers`, `pods`: stats. [`metrics`]: metrics by cAdvisor's names. Each a method of [`Cri`](crate::cri::Cri).
+//! - `collect`: reads what a request needs, in one go. `cgroup`: where to. `v1`, `v2`: files of control groups. `task`: what
+//!   shims tell. `network`, `process`: what processes and interfaces tell. `files`: how files are read.
+//! - `figures`: what all of these come to. `rate`: what two samples differ by.
+//! - `kept`: what lasts between requests. `layers`: what containers have written, measured beside the requests.
+
+mod cgroup;
+mod collect;
+mod containers;
+mod figures;
+mod files;
+mod kept;
+mod layers;
+mod metrics;
+mod network;
+mod pods;
+mod process;
+mod rate;
+mod task;
+#[cfg(test)]
+mod tests;
+mod v1;
+mod v2;
 
 use std::sync::Arc;
 
-use futures::stream::BoxStream;
-use windlass_api::cri;
-use windlass_core::{Error, Result};
+use tokio::sync::Semaphore;
 
-use crate::cri::Cri;
+pub use kept::Kept;
 
-impl Cri {
-    pub async fn container_stats(self: &Arc<Self>, _: cri::ContainerStatsRequest) -> Result<cri::ContainerStatsResponse> {
-        Err(Error::unimplemented("figures are not taken by this build"))
-    }
-    pub async fn list_container_stats(self: &Arc<Self>, _: cri::ListContainerStatsRequest) -> Result<cri::ListContainerStatsResponse> {
-        Err(Error::unimplemented("figures are not taken by this build"))
-    }
-    pub async fn stream_container_stats(self: &Arc<Self>, _: cri::StreamContainerStatsRequest) -> Result<BoxStream<'static, Result<cri::StreamContainerStatsResponse>>> {
-        Err(Error::unimplemented("figures are not taken by this build"))
-    }
-    pub async fn pod_sandbox_stats(self: &Arc<Self>, _: cri::PodSandboxStatsRequest) -> Result<cri::PodSandboxStatsResponse> {
-        Err(Error::unimplemented("figures are not taken by this build"))
-    }
-    pub async fn list_pod_sandbox_stats(self: &Arc<Self>, _: cri::ListPodSandboxStatsRequest) -> Result<cri::ListPodSandboxStatsResponse> {
-        Err(Error::unimplemented("figures are not taken by this build"))
-    }
-    pub async fn stream_pod_sandbox_stats(self: &Arc<Self>, _: cri::StreamPodSandboxStatsRequest) -> Result<BoxStream<'static, Result<cri::StreamPodSandboxStatsResponse>>> {
-        Err(Error::unimplemented("figures are not taken by this build"))
-    }
-    pub async fn list_metric_descriptors(self: &Arc<Self>, _: cri::ListMetricDescriptorsRequest) -> Result<cri::ListMetricDescriptorsResponse> {
-        Err(Error::unimplemented("figures are not taken by this build"))
-    }
-    pub async fn list_pod_sandbox_metrics(self: &Arc<Self>, _: cri::ListPodSandboxMetricsRequest) -> Result<cri::ListPodSandboxMetricsResponse> {
-        Err(Error::unimplemented("figures are not taken by this build"))
-    }
-    pub async fn stream_pod_sandbox_metrics(self: &Arc<Self>, _: cri::StreamPodSandboxMetricsRequest) -> Result<BoxStream<'static, Result<cri::StreamPodSandboxMetricsResponse>>> {
-        Err(Error::unimplemented("figures are not taken by this build"))
+/// What is held for figures, beside what is kept with each container and pod.
+pub struct Shared {
+    /// Turns of threads that read files.
+    threads: Arc<Semaphore>,
+    layers: layers::Layers,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { threads: Arc::new(Semaphore::new(collect::AT_ONCE)), layers: layers::Layers::default() }
     }
 }

@@ -25,6 +25,8 @@ struct Fake {
 pub struct FakeTasks {
     tasks: Mutex<HashMap<Key, Fake>>,
     calls: Mutex<Vec<String>>,
+    /// What shims tell, by task.
+    pub figures: Mutex<HashMap<String, Any>>,
     /// Every signal but the last resort is ignored.
     pub stubborn: AtomicBool,
     /// Nothing that is asked for to end ends.
@@ -170,8 +172,11 @@ impl Tasks for FakeTasks {
         Ok(())
     }
 
-    async fn metrics(&self, _: &Context, _: &str) -> Result<Metrics> {
-        Err(Error::not_found("no figures"))
+    async fn metrics(&self, _: &Context, id: &str) -> Result<Metrics> {
+        self.note(format!("metrics {id}"));
+        let data = self.figures.lock().unwrap().get(id).cloned();
+        let data = data.ok_or_else(|| Error::not_found("no figures"))?;
+        Ok(Metrics { id: id.to_owned(), at: SystemTime::now(), data: Some(data) })
     }
 
     async fn ids(&self, _: &Context) -> Vec<String> {

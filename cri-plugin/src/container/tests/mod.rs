@@ -17,7 +17,7 @@ use windlass_core::{Any, Context, container, event, event::Exchange as _, snapsh
 use windlass_metadata::{Database, Options, Policy};
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Runtime};
 use crate::image::{Images, ImagesConfig, Parts};
 use crate::network::Networks;
 use crate::state::record::{ContainerRecord, SandboxPhase, SandboxRecord, SandboxStatus};
@@ -36,22 +36,22 @@ impl transfer::Transferrer for NoTransfer {
         _: &Context,
         _: transfer::Source,
         _: transfer::Destination,
-        _: Arc<dyn transfer::Progress>,
-    ) -> Result<()> {
+        _: Arc<dyn transfer::ProgressSink>,
+    ) -> Result<Vec<windlass_core::image::Image>> {
         Err(Error::unimplemented("no transfers here"))
     }
 }
 
-struct Stack {
-    root: TempDir,
-    db: Arc<Database>,
+pub(crate) struct Stack {
+    pub(crate) root: TempDir,
+    pub(crate) db: Arc<Database>,
     exchange: Arc<windlass_event::Exchange>,
-    tasks: Arc<FakeTasks>,
-    cri: Arc<Cri>,
+    pub(crate) tasks: Arc<FakeTasks>,
+    pub(crate) cri: Arc<Cri>,
 }
 
 impl Stack {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         for name in ["meta", "native", "content", "root", "state", "images", "cni"] {
             std::fs::create_dir(root.path().join(name)).unwrap();
@@ -172,6 +172,8 @@ async fn plugin(
 ) -> Arc<Cri> {
     let cx = Context::new("k8s.io");
     let mut config = Config::default();
+    let vm = Runtime { runtime_type: "io.containerd.kata.v2".into(), ..Runtime::default() };
+    config.containerd.runtimes.insert("vm".into(), vm);
     config.cni.conf_dir = root.path().join("cni").to_str().unwrap().to_owned();
     let images: ImagesConfig = toml::from_str("snapshotter = \"native\"").unwrap();
     let images = Images::new(Parts {
@@ -198,6 +200,7 @@ async fn plugin(
         nri: None,
         users: Default::default(),
         events: Default::default(),
+        figures: Default::default(),
         streaming: Default::default(),
         work: Default::default(),
         address: Default::default(),
