@@ -3,6 +3,7 @@
 #
 #   CONTAINERD  socket of a running stock containerd; without it windlassd is measured alone
 #   BENCH_ROOT  directory for windlassd's root: on the same file system as the other daemon's (default: a temporary one)
+#   CNI_CONF    directory with the network configuration of pods (default /etc/cni/net.d); CNI_BIN: its plugins
 #   ARGS        further arguments of the harness, see windlass-bench --help
 set -euo pipefail
 bin=$(realpath "${BIN:-target/release}")
@@ -23,7 +24,13 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
-PATH=$bin:$PATH "$bin/windlassd" --root "$root" --state "$work/state" --address "$work/windlass.sock" 2>"$work/log" &
+cat >"$work/config.toml" <<T
+version = 3
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = ["${CNI_BIN:-/usr/lib/cni}"]
+  conf_dir = "${CNI_CONF:-/etc/cni/net.d}"
+T
+PATH=$bin:$PATH "$bin/windlassd" --config "$work/config.toml" --root "$root" --state "$work/state" --address "$work/windlass.sock" 2>"$work/log" &
 daemon=$!
 "$bin/windlass" --address "$work/windlass.sock" version --wait 10s >/dev/null || { cat "$work/log" >&2; exit 1; }
 # shellcheck disable=SC2086

@@ -2,6 +2,7 @@
 //!
 //! Absolute times swing with the machine; only the ratio of two medians that were measured alternately is a result.
 
+mod cri;
 mod peer;
 mod spec;
 mod table;
@@ -39,6 +40,9 @@ struct Options {
     /// Counted rounds of pulls.
     #[arg(long, default_value_t = 5)]
     pulls: usize,
+    /// Pods that are started at once.
+    #[arg(long, default_value_t = 100)]
+    pods: usize,
     /// Rows to measure, by a part of their name; all without it.
     #[arg(long)]
     only: Option<String>,
@@ -108,6 +112,14 @@ async fn main() -> Result<()> {
     }
     for peer in &mut peers {
         peer.clean().await?;
+    }
+    if wanted("cri") {
+        let addresses = [Some(&options.windlass), options.other.as_ref()];
+        let mut nodes = Vec::new();
+        for (peer, address) in peers.iter().zip(addresses.into_iter().flatten()) {
+            nodes.push(cri::Node::connect(&peer.title, peer.pid, address, &options.image).await?);
+        }
+        cri::measure(&nodes, &options, &mut table).await?;
     }
     println!("{table}");
     Ok(())

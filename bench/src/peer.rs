@@ -22,7 +22,7 @@ type Scoped = InterceptedService<Channel, Scope>;
 
 pub struct Peer {
     pub title: String,
-    pid: u32,
+    pub pid: u32,
     group: String,
     address: String,
     channel: Scoped,
@@ -79,17 +79,14 @@ impl Peer {
         field(&format!("/proc/{}/status", self.pid), "VmRSS:")
     }
 
-    /// Proportional memory of the sleeper's shim in MB; a shim carries its daemon's address.
+    /// Proportional memory of the sleeper's shim in MB.
     pub fn shim_memory(&self) -> f64 {
         let id = format!("sleeper-{}", std::process::id());
-        let mine = |pid: &str| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line);
-            line.contains("containerd-shim") && line.contains(&id) && line.contains(&self.address)
-        };
-        let found = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let mut pids = found.filter_map(|e| e.file_name().into_string().ok()).filter(|p| p.parse::<u32>().is_ok());
-        pids.find(|p| mine(p)).map_or(f64::NAN, |pid| field(&format!("/proc/{pid}/smaps_rollup"), "Pss:"))
+        let sleeper = |pid: &&u32| command_line(**pid).contains(&id);
+        helpers(&self.address)
+            .iter()
+            .find(sleeper)
+            .map_or(f64::NAN, |pid| field(&format!("/proc/{pid}/smaps_rollup"), "Pss:"))
     }
 
     /// Pulls and unpacks; the transfer service of both daemons.
@@ -297,8 +294,23 @@ impl Peer {
     }
 }
 
+/// Shims of a daemon: they carry its address.
+pub fn helpers(address: &str) -> Vec<u32> {
+    let found = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = found.filter_map(|e| e.file_name().to_str().and_then(|name| name.parse().ok()));
+    pids.filter(|pid| {
+        let line = command_line(*pid);
+        line.contains("containerd-shim") && line.contains(address)
+    })
+    .collect()
+}
+
+fn command_line(pid: u32) -> String {
+    String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned()
+}
+
 /// A field of a `/proc` file in MB.
-fn field(file: &str, name: &str) -> f64 {
+pub fn field(file: &str, name: &str) -> f64 {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
     line.split_whitespace().next().and_then(|v| v.parse::<f64>().ok()).map_or(f64::NAN, |kb| kb / 1024.0)
