@@ -52,7 +52,8 @@ impl Builder {
     fn prepare(self) -> Daemon {
         assert_eq!(rustix_uid(), 0, "end-to-end tests need root: containers do");
         let dir = tempfile::Builder::new().prefix("windlass-e2e.").tempdir().expect("a temporary directory");
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("chmod");
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))
+            .expect("chmod");
         let bin = if self.failpoints { Daemon::bin().join("../failpoints") } else { Daemon::bin() };
         assert!(bin.join("windlassd").exists(), "{} has no windlassd: make builds it", bin.display());
         Daemon { dir, child: None, bin, config: self.config, environment: self.environment }
@@ -119,6 +120,15 @@ impl Daemon {
         self.dir.path().join("windlass.sock")
     }
 
+    /// The namespace of this test's containers: no other test's.
+    pub fn namespace(&self) -> String {
+        self.dir
+            .path()
+            .file_name()
+            .map(|n| n.to_string_lossy().replace("windlass-e2e.", "e2e-"))
+            .unwrap_or_default()
+    }
+
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }
@@ -148,11 +158,16 @@ impl Daemon {
         let dir = self.dir.path();
         let config = dir.join("config.toml");
         std::fs::write(&config, format!("version = 3\n{}", self.config)).expect("config.toml is written");
-        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("the log opens");
+        let log =
+            std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("the log opens");
         let mut command = Command::new(self.bin.join("windlassd"));
         command.arg("--config").arg(&config).arg("--root").arg(self.root()).arg("--state").arg(self.state());
         command.arg("--address").arg(self.address()).args(["--log-level", "debug"]);
-        command.envs(self.environment.iter().map(|(k, v)| (k, v))).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         self.child = Some(command.spawn().expect("windlassd is built: cargo build --release -p windlassd"));
     }
 
@@ -215,7 +230,11 @@ impl Daemon {
         let mut command = Command::new(Self::bin().join("windlass"));
         command.arg("--address").arg(self.address()).args(args).stdin(Stdio::null());
         // Logs and fifos of containers belong to the test as well.
-        command.env("WINDLASS_LOG_DIR", self.dir.path().join("logs")).env("XDG_RUNTIME_DIR", self.dir.path().join("run"));
+        // A container's cgroup is named by its namespace and id: tests beside each other, and a live daemon, keep apart.
+        command.env("WINDLASS_NAMESPACE", self.namespace());
+        command
+            .env("WINDLASS_LOG_DIR", self.dir.path().join("logs"))
+            .env("XDG_RUNTIME_DIR", self.dir.path().join("run"));
         command
     }
 
@@ -257,7 +276,9 @@ impl Daemon {
             left.push(format!("process {pid}"));
         }
         if let Ok(namespaces) = std::fs::read_dir(self.state().join("io.containerd.runtime.v2.task")) {
-            for bundle in namespaces.flatten().filter_map(|n| std::fs::read_dir(n.path()).ok()).flatten().flatten() {
+            for bundle in
+                namespaces.flatten().filter_map(|n| std::fs::read_dir(n.path()).ok()).flatten().flatten()
+            {
                 left.push(format!("bundle {}", bundle.path().display()));
             }
         }

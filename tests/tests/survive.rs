@@ -8,7 +8,8 @@ use windlass_tests::{Daemon, IMAGE};
 
 /// One container as `windlass ps` sees it.
 fn container(daemon: &Daemon, id: &str) -> Option<Value> {
-    let list: Value = serde_json::from_str(&daemon.windlass(&["ps", "--all", "--format", "json"]).ok()).expect("JSON");
+    let list: Value =
+        serde_json::from_str(&daemon.windlass(&["ps", "--all", "--format", "json"]).ok()).expect("JSON");
     list.as_array().expect("a list").iter().find(|c| c["id"] == id).cloned()
 }
 
@@ -37,10 +38,30 @@ fn ten_containers_survive_kill_nine_of_the_daemon() {
     daemon.windlass(&["run", "-d", "--name", "paused", IMAGE, "sleep", "1000"]).ok();
     daemon.windlass(&["pause", "paused"]).ok();
     daemon.windlass(&["run", "-d", "--name", "tty", "--tty", IMAGE, "sleep", "1000"]).ok();
-    daemon.windlass(&["run", "-d", "--name", "ends", IMAGE, "sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 42"]).ok();
+    daemon
+        .windlass(&[
+            "run",
+            "-d",
+            "--name",
+            "ends",
+            IMAGE,
+            "sh",
+            "-c",
+            "while [ ! -e /go ]; do sleep 0.02; done; exit 42",
+        ])
+        .ok();
     // Piped output: a client of its own stays attached over the daemon's death through the fifos.
     let piped = daemon
-        .command(&["run", "--name", "piped", "-i", IMAGE, "sh", "-c", "echo first; read x; echo $x; seq 1 20000; echo last"])
+        .command(&[
+            "run",
+            "--name",
+            "piped",
+            "-i",
+            IMAGE,
+            "sh",
+            "-c",
+            "echo first; read x; echo $x; seq 1 20000; echo last",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -59,7 +80,12 @@ fn ten_containers_survive_kill_nine_of_the_daemon() {
     let mut rest = Vec::new();
     while rest.last().is_none_or(|l| l != "last") {
         let mut line = String::new();
-        assert_ne!(output.read_line(&mut line).expect("output comes"), 0, "output ended after {} lines", rest.len());
+        assert_ne!(
+            output.read_line(&mut line).expect("output comes"),
+            0,
+            "output ended after {} lines",
+            rest.len()
+        );
         rest.push(line.trim_end().to_owned());
     }
     assert_eq!(rest.len(), 20_002, "not a line is lost");
@@ -88,7 +114,13 @@ fn an_exec_in_flight_finishes_over_a_restart() {
     let mut daemon = Daemon::with_image();
     daemon.windlass(&["run", "-d", "--name", "c", IMAGE, "sleep", "1000"]).ok();
     let exec = daemon
-        .command(&["exec", "c", "sh", "-c", "echo begun; while [ ! -e /go ]; do sleep 0.02; done; echo done >/proof"])
+        .command(&[
+            "exec",
+            "c",
+            "sh",
+            "-c",
+            "echo begun; while [ ! -e /go ]; do sleep 0.02; done; echo done >/proof",
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn();
@@ -113,8 +145,11 @@ fn a_killed_shim_takes_its_container_along_and_leaves_nothing() {
     let shim = parent(process);
     // SAFETY: a plain signal to the shim of this test's own container.
     assert_eq!(unsafe { libc::kill(shim, libc::SIGKILL) }, 0);
-    daemon.eventually("the container is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
-    daemon.eventually("the task is cleaned up", || matches!(status(&daemon, "c").as_str(), "stopped" | "no task"));
+    daemon
+        .eventually("the container is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
+    daemon.eventually("the task is cleaned up", || {
+        matches!(status(&daemon, "c").as_str(), "stopped" | "no task")
+    });
     daemon.windlass(&["rm", "--force", "c"]).ok();
     daemon.eventually("nothing is left", || daemon.leftovers().is_empty());
     // The name is free again.
@@ -131,7 +166,8 @@ fn a_shim_that_dies_with_the_daemon_is_found_dead() {
     // SAFETY: as above.
     assert_eq!(unsafe { libc::kill(shim, libc::SIGKILL) }, 0);
     daemon.start();
-    daemon.eventually("the container is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
+    daemon
+        .eventually("the container is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
     daemon.windlass(&["rm", "--force", "c"]).ok();
     daemon.eventually("nothing is left", || daemon.leftovers().is_empty());
 }

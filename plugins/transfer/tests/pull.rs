@@ -1,5 +1,7 @@
 //! Pulls, from registries that behave and from such that do not.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::os::unix::fs::FileTypeExt;
@@ -297,7 +299,7 @@ async fn hostile_documents_are_refused() {
     registry.add_document("app", "large", MANIFEST, &large);
     assert!(stack.pull(registry.image("app:large")).await.is_err());
     let config = blob(noise(5 << 20, 2));
-    registry.add_blobs(&[config.clone()]);
+    registry.add_blobs(std::slice::from_ref(&config));
     let manifest = serde_json::json!({"schemaVersion": 2, "config": images::descriptor(images::CONFIG, &config), "layers": []});
     registry.add_document("app", "config", MANIFEST, &blob(manifest.to_string()));
     let error = stack.pull(registry.image("app:config")).await.unwrap_err();
