@@ -22,6 +22,8 @@ work=$(mktemp -d -t windlass-conformance.XXXXXX)
 chmod 0711 "$work"
 daemon=
 stop() {
+  # What a failed test left running goes with its shim.
+  [ -z "$daemon" ] || timeout 60 "$bin/windlass" --address "$address" rm --force --all --all-namespaces >/dev/null 2>&1 || true
   [ -n "$daemon" ] && kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null || true
   daemon=
 }
@@ -35,7 +37,9 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
-export SSL_CERT_FILE=${SSL_CERT_FILE:-$RIG/ca-bundle.pem}
+# Before registries get a certificate authority of their own: the module registry may have another.
+( cd "$here/tests/go" && go mod download )
+[ ! -f "$RIG/ca-bundle.pem" ] || export SSL_CERT_FILE=$RIG/ca-bundle.pem
 export PATH=$bin:$RIG/bin:$PATH
 
 start() { # start NAME [CONFIG]: a fresh daemon; its socket in $address

@@ -228,8 +228,9 @@ fn with_binary(options: Option<Any>, runtime: &str, binary: &str) -> Result<Opti
         return Ok(options);
     }
     let mut parsed = match &options {
-        Some(any) => runc::Options::parse_from_bytes(&any.value)
-            .map_err(|e| Error::Shim(windlass_core::Error::invalid("read the runtime's options").with_source(e)))?,
+        Some(any) => runc::Options::parse_from_bytes(&any.value).map_err(|e| {
+            Error::Shim(windlass_core::Error::invalid("read the runtime's options").with_source(e))
+        })?,
         None => runc::Options::new(),
     };
     if !parsed.binary_name.is_empty() {

@@ -346,6 +346,30 @@ async fn what_is_there_is_not_fetched_again() {
     pulled(&stack, &made).await;
 }
 
+/// Runs a collection at every line of progress.
+struct Collecting(Arc<dyn windlass_core::metadata::Database>);
+
+impl windlass_core::transfer::ProgressSink for Collecting {
+    fn progress(&self, _: windlass_core::transfer::Progress) {
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(self.0.collect())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_is_held_as_soon_as_it_is_counted_on() {
+    let made = three();
+    let registry = served(&made).await;
+    let stack = Stack::new("overlayfs");
+    let name = stack.pull(registry.image(APP)).await.unwrap().remove(0).name;
+    // Nothing refers to content and snapshots any more, and they are not collected yet.
+    stack.db.images().delete(&stack.cx, &name, None).await.unwrap();
+    let (from, to) = (registry.image(APP), stack.store(&name));
+    let sink = Arc::new(Collecting(stack.db.clone()));
+    let to = Destination::ImageStore(to);
+    stack.local.transfer(&stack.cx, Source::Registry(from), to, sink).await.unwrap();
+    pulled(&stack, &made).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_pulls_fetch_once() {
     let made = three();
