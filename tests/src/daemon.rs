@@ -248,6 +248,39 @@ impl Daemon {
         }
     }
 
+    /// The process id of a container, as `windlass ps` says it.
+    pub fn pid_of(&self, id: &str) -> i32 {
+        let list = self.windlass(&["ps", "--all", "--format", "json"]).ok();
+        let list: serde_json::Value = serde_json::from_str(&list).expect("ps prints JSON");
+        let container =
+            list.as_array().expect("a list").iter().find(|c| c["id"] == id).expect("it is listed");
+        container["pid"]
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .expect("the container has a process")
+    }
+
+    /// `kill -9` of the shim above a container's process.
+    pub fn kill_shim(&self, id: &str) {
+        // SAFETY: a plain signal to the shim of this test's own container.
+        assert_eq!(unsafe { libc::kill(self.shim_of(id), libc::SIGKILL) }, 0);
+    }
+
+    /// `kill -9` of the daemon, and then of a container's shim, whose end nobody sees.
+    pub fn kill_with_shim(&mut self, id: &str) {
+        let shim = self.shim_of(id);
+        self.kill();
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::kill(shim, libc::SIGKILL) }, 0);
+    }
+
+    fn shim_of(&self, id: &str) -> i32 {
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.pid_of(id))).expect("the process runs");
+        let after = text.rsplit_once(')').expect("a stat line names its command").1;
+        after.split_whitespace().nth(1).expect("a stat line has a parent").parse().expect("a number")
+    }
+
     /// A gRPC channel to this daemon.
     pub async fn connect(&self) -> Result<tonic::transport::Channel> {
         windlass_api::connect::connect(self.address()).await.context("connect to the daemon")

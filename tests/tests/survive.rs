@@ -17,17 +17,6 @@ fn status(daemon: &Daemon, id: &str) -> String {
     container(daemon, id).map_or("gone".into(), |c| c["status"].as_str().unwrap_or_default().to_owned())
 }
 
-fn pid(daemon: &Daemon, id: &str) -> i32 {
-    container(daemon, id).and_then(|c| c["pid"].as_i64()).expect("the container has a process") as i32
-}
-
-/// The process above a container's: its shim.
-fn parent(pid: i32) -> i32 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
-    let after = text.rsplit_once(')').expect("a stat line names its command").1;
-    after.split_whitespace().nth(1).expect("a stat line has a parent").parse().expect("a number")
-}
-
 #[test]
 fn ten_containers_survive_kill_nine_of_the_daemon() {
     let mut daemon = Daemon::with_image();
@@ -71,8 +60,8 @@ fn ten_containers_survive_kill_nine_of_the_daemon() {
     let mut line = String::new();
     output.read_line(&mut line).expect("output comes");
     assert_eq!(line, "first\n");
-    let pids: Vec<_> = (0..6).map(|n| pid(&daemon, &format!("sleeper{n}"))).collect();
-    let ending = format!("/proc/{}/root/go", pid(&daemon, "ends"));
+    let pids: Vec<_> = (0..6).map(|n| daemon.pid_of(&format!("sleeper{n}"))).collect();
+    let ending = format!("/proc/{}/root/go", daemon.pid_of("ends"));
 
     daemon.kill();
     std::fs::write(ending, "").expect("the container's root is there");
@@ -95,7 +84,7 @@ fn ten_containers_survive_kill_nine_of_the_daemon() {
     for (n, before) in pids.iter().enumerate() {
         let name = format!("sleeper{n}");
         assert_eq!(status(&daemon, &name), "running");
-        assert_eq!(pid(&daemon, &name), *before);
+        assert_eq!(daemon.pid_of(&name), *before);
     }
     assert_eq!(status(&daemon, "paused"), "paused");
     daemon.windlass(&["resume", "paused"]).ok();
@@ -127,7 +116,7 @@ fn an_exec_in_flight_finishes_over_a_restart() {
     let mut exec = exec.expect("windlass runs");
     let mut line = String::new();
     BufReader::new(exec.stdout.take().expect("a pipe")).read_line(&mut line).expect("output comes");
-    let root = format!("/proc/{}/root", pid(&daemon, "c"));
+    let root = format!("/proc/{}/root", daemon.pid_of("c"));
     daemon.kill();
     std::fs::write(format!("{root}/go"), "").expect("the container's root is there");
     daemon.start();
@@ -141,10 +130,8 @@ fn an_exec_in_flight_finishes_over_a_restart() {
 fn a_killed_shim_takes_its_container_along_and_leaves_nothing() {
     let daemon = Daemon::with_image();
     daemon.windlass(&["run", "-d", "--name", "c", IMAGE, "sleep", "1000"]).ok();
-    let process = pid(&daemon, "c");
-    let shim = parent(process);
-    // SAFETY: a plain signal to the shim of this test's own container.
-    assert_eq!(unsafe { libc::kill(shim, libc::SIGKILL) }, 0);
+    let process = daemon.pid_of("c");
+    daemon.kill_shim("c");
     daemon
         .eventually("the container is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
     daemon.eventually("the task is cleaned up", || {
@@ -160,11 +147,8 @@ fn a_killed_shim_takes_its_container_along_and_leaves_nothing() {
 fn a_shim_that_dies_with_the_daemon_is_found_dead() {
     let mut daemon = Daemon::with_image();
     daemon.windlass(&["run", "-d", "--name", "c", IMAGE, "sleep", "1000"]).ok();
-    let process = pid(&daemon, "c");
-    let shim = parent(process);
-    daemon.kill();
-    // SAFETY: as above.
-    assert_eq!(unsafe { libc::kill(shim, libc::SIGKILL) }, 0);
+    let process = daemon.pid_of("c");
+    daemon.kill_with_shim("c");
     daemon.start();
     daemon
         .eventually("the container is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
@@ -176,12 +160,12 @@ fn a_shim_that_dies_with_the_daemon_is_found_dead() {
 fn sigterm_ends_the_daemon_and_not_the_containers() {
     let mut daemon = Daemon::with_image();
     daemon.windlass(&["run", "-d", "--name", "c", IMAGE, "sleep", "1000"]).ok();
-    let before = pid(&daemon, "c");
+    let before = daemon.pid_of("c");
     assert!(daemon.terminate().success(), "{}", daemon.log());
     assert!(std::path::Path::new(&format!("/proc/{before}")).exists());
     daemon.start();
     assert_eq!(status(&daemon, "c"), "running");
-    assert_eq!(pid(&daemon, "c"), before);
+    assert_eq!(daemon.pid_of("c"), before);
 }
 
 #[test]
