@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build failpoints run test check nri streaming e2e commands steps conformance bench install clean
+.PHONY: help deps build failpoints run test check nri streaming e2e steps conformance bench install clean
 
 help: ## this text
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -32,7 +32,8 @@ run: build ## build, start a private daemon, run a container (IMAGE=… for one 
 test: build ## unit, conformance suites and end to end, against daemons under private roots (root needed)
 	@scripts/deps.sh test
 	$(CARGO) test --release --locked --workspace --exclude windlassd --exclude containerd-shim-runc-v2
-	$(CARGO) test --release --locked -p windlassd --bins --test conformance
+	$(CARGO) test --release --locked -p windlassd
+	$(CARGO) test --release --locked -p containerd-shim-runc-v2
 
 check: ## formatting, clippy, tidy rules, dependencies' licences and advisories
 	$(CARGO) fmt --all --check
@@ -43,11 +44,6 @@ check: ## formatting, clippy, tidy rules, dependencies' licences and advisories
 steps: failpoints ## kill the daemon and the shim at every named step, and look for what is lost or left over
 	@$(MAKE) --no-print-directory build
 	$(CARGO) test --release --locked -p windlass-tests --features failpoints --test steps -- --nocapture
-
-commands: build ## every command of windlass, and the daemon as a process
-	$(CARGO) test --release --locked -p windlass-tests --features commands --test ctl
-	$(CARGO) test --release --locked -p windlassd --test serve
-	$(CARGO) test --release --locked -p containerd-shim-runc-v2
 
 nri: deps ## plugins made of NRI's own Go stub against our host of plugins
 	$(CARGO) build --release --locked -p windlass-nri --example host

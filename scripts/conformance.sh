@@ -2,13 +2,14 @@
 # Unmodified clients against windlassd: the descriptor comparison, ctr, containerd's own client suite.
 #
 #   RIG       directory whose bin holds ctr, runc and client.test (containerd's integration/client, compiled)
-#   ONLY      "descriptors", "ctr", "client": one part alone
+#   ONLY      "descriptors", "ctr", "client", "runc": these parts alone; the last two are the client suite, on the
+#             embedded runtime and on runc
 #   AT_LEAST  client tests that must pass (default 75)
 # A plain HTTP registry with library/busybox:latest is expected on 127.0.0.1:5000 (REGISTRY).
 set -euo pipefail
 bin=$(realpath "${BIN:-target/release}")
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-only=${ONLY:-descriptors ctr client}
+only=${ONLY:-descriptors ctr client runc}
 
 missing() { echo "conformance: $1 is missing. $2" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || missing "root" "Containers need it."
@@ -21,6 +22,8 @@ work=$(mktemp -d -t windlass-conformance.XXXXXX)
 chmod 0711 "$work"
 daemon=
 stop() {
+  # What a failed test left running goes with its shim.
+  [ -z "$daemon" ] || timeout 60 "$bin/windlass" --address "$address" rm --force --all --all-namespaces >/dev/null 2>&1 || true
   [ -n "$daemon" ] && kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null || true
   daemon=
 }
@@ -34,7 +37,9 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
-export SSL_CERT_FILE=${SSL_CERT_FILE:-$RIG/ca-bundle.pem}
+# Before registries get a certificate authority of their own: the module registry may have another.
+( cd "$here/tests/go" && go mod download )
+[ ! -f "$RIG/ca-bundle.pem" ] || export SSL_CERT_FILE=$RIG/ca-bundle.pem
 export PATH=$bin:$RIG/bin:$PATH
 
 start() { # start NAME [CONFIG]: a fresh daemon; its socket in $address
@@ -74,6 +79,12 @@ for part in $only; do
       start client
       client_suite client
       stop ;;
-    *) missing "part $part" "Parts: descriptors ctr client." ;;
+    runc)
+      start runc 'version = 3
+[plugins."io.containerd.shim.v1.manager"]
+  oci_runtime = "runc"'
+      client_suite runc
+      stop ;;
+    *) missing "part $part" "Parts: descriptors ctr client runc." ;;
   esac
 done

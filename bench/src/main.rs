@@ -68,7 +68,10 @@ async fn main() -> Result<()> {
         table.push(paired("task cycle of true", &mut peers, options.rounds, Peer::task_cycle).await?);
     }
     if wanted("new") {
-        table.push(paired("container with snapshot, cycle", &mut peers, options.rounds, Peer::container_cycle).await?);
+        table.push(
+            paired("container with snapshot, cycle", &mut peers, options.rounds, Peer::container_cycle)
+                .await?,
+        );
     }
     if wanted("exec") || wanted("shim") {
         for peer in &mut peers {
@@ -82,7 +85,9 @@ async fn main() -> Result<()> {
         }
     }
     if wanted("pull") {
-        for (name, image) in [("pull and unpack, much data", &options.large), ("pull and unpack, many files", &options.files)] {
+        for (name, image) in
+            [("pull and unpack, much data", &options.large), ("pull and unpack, many files", &options.files)]
+        {
             let mut times = vec![Vec::new(); peers.len()];
             for round in 0..=options.pulls {
                 for (peer, times) in peers.iter_mut().zip(&mut times) {
@@ -108,7 +113,11 @@ async fn main() -> Result<()> {
         }
     }
     if wanted("memory") {
-        table.push(Row::of("daemon memory, after the run", "MB", peers.iter().map(|p| vec![p.resident()]).collect()));
+        table.push(Row::of(
+            "daemon memory, after the run",
+            "MB",
+            peers.iter().map(|p| vec![p.resident()]).collect(),
+        ));
     }
     for peer in &mut peers {
         peer.clean().await?;

@@ -7,7 +7,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use windlass_api::connect::{MAX_MESSAGE, connect};
 use windlass_api::scope::Scope;
-use windlass_api::services::{containers, images, introspection, leases, snapshots, tasks, transfer as transfers, version};
+use windlass_api::services::{
+    containers, images, introspection, leases, snapshots, tasks, transfer as transfers, version,
+};
 use windlass_api::{Any, transfer, types};
 
 use crate::spec;
@@ -49,12 +51,22 @@ impl Peer {
             .await
             .with_context(|| format!("ask {name} who it is"))?
             .into_inner();
-        let version = version::version_client::VersionClient::new(channel.clone()).version(()).await?.into_inner();
+        let version =
+            version::version_client::VersionClient::new(channel.clone()).version(()).await?.into_inner();
         let title = format!("{name} {}", version.version);
         let pid = u32::try_from(server.pid)?;
         let address = address.to_string_lossy().into_owned();
         let group = format!("{NAMESPACE}-{name}");
-        Ok(Self { title, pid, group, address, channel, image: String::new(), chain: String::new(), counter: 0 })
+        Ok(Self {
+            title,
+            pid,
+            group,
+            address,
+            channel,
+            image: String::new(),
+            chain: String::new(),
+            counter: 0,
+        })
     }
 
     fn tasks(&self) -> tasks::tasks_client::TasksClient<Scoped> {
@@ -62,7 +74,8 @@ impl Peer {
     }
 
     fn containers(&self) -> containers::containers_client::ContainersClient<Scoped> {
-        containers::containers_client::ContainersClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+        containers::containers_client::ContainersClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
     }
 
     fn snapshots(&self) -> snapshots::snapshots_client::SnapshotsClient<Scoped> {
@@ -96,11 +109,17 @@ impl Peer {
         let destination = transfer::ImageStore {
             name: reference.into(),
             platforms: vec![host.clone()],
-            unpacks: vec![transfer::UnpackConfiguration { platform: Some(host), snapshotter: SNAPSHOTTER.into() }],
+            unpacks: vec![transfer::UnpackConfiguration {
+                platform: Some(host),
+                snapshotter: SNAPSHOTTER.into(),
+            }],
             ..Default::default()
         };
-        let request =
-            transfers::TransferRequest { source: Some(pack(&source)), destination: Some(pack(&destination)), options: None };
+        let request = transfers::TransferRequest {
+            source: Some(pack(&source)),
+            destination: Some(pack(&destination)),
+            options: None,
+        };
         transfers::transfer_client::TransferClient::new(self.channel.clone())
             .transfer(request)
             .await
@@ -259,7 +278,9 @@ impl Peer {
                 spec: Some(json_any(SPEC_URL, &spec)),
                 ..Default::default()
             };
-            self.containers().create(containers::CreateContainerRequest { container: Some(container) }).await?;
+            self.containers()
+                .create(containers::CreateContainerRequest { container: Some(container) })
+                .await?;
         }
         Ok(())
     }

@@ -19,7 +19,9 @@ impl Row {
                 v
             })
             .collect();
-        let at = |v: &Vec<f64>, part: f64| v.get(((v.len().max(1) - 1) as f64 * part) as usize).copied().unwrap_or(f64::NAN);
+        let at = |v: &Vec<f64>, part: f64| {
+            v.get(((v.len().max(1) - 1) as f64 * part) as usize).copied().unwrap_or(f64::NAN)
+        };
         Self {
             name: name.into(),
             unit,

@@ -23,7 +23,9 @@ impl Args {
         let mut out = Args::default();
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
-            let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|n| !n.is_empty()) else {
+            let Some(name) =
+                arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|n| !n.is_empty())
+            else {
                 out.action = if arg == "--" { args.next().unwrap_or_default() } else { arg };
                 break;
             };

@@ -71,7 +71,11 @@ impl Request {
             id: args.id.clone(),
             namespace: args.namespace.clone(),
             debug: args.debug,
-            address: if args.address.is_empty() { env("GRPC_ADDRESS").unwrap_or_default() } else { args.address.clone() },
+            address: if args.address.is_empty() {
+                env("GRPC_ADDRESS").unwrap_or_default()
+            } else {
+                args.address.clone()
+            },
             ttrpc: env("TTRPC_ADDRESS").unwrap_or_default(),
             binary: args.publish_binary.clone(),
             socket_dir: socket::DEFAULT_DIR.into(),
@@ -84,7 +88,8 @@ impl Request {
     }
 
     fn from_params(args: &Args, params: BootstrapParams) -> Result<Request> {
-        let extensions: Vec<Any> = params.extensions.iter().filter_map(|e| e.value.as_ref().cloned()).collect();
+        let extensions: Vec<Any> =
+            params.extensions.iter().filter_map(|e| e.value.as_ref().cloned()).collect();
         let dir = params.socket_dir.unwrap_or_default();
         Ok(Request {
             debug: args.debug || params.log_level.value() < 0,
@@ -114,7 +119,9 @@ impl Request {
                 result.version = VERSION;
                 result.address = address;
                 result.protocol = "ttrpc".into();
-                result.write_to_bytes().map_err(|error| Error::unknown(format!("write bootstrap result: {error}")))?
+                result
+                    .write_to_bytes()
+                    .map_err(|error| Error::unknown(format!("write bootstrap result: {error}")))?
             }
         })
     }
@@ -159,7 +166,10 @@ mod tests {
         assert_eq!(request.ttrpc, "/c.sock.ttrpc");
         assert_eq!(request.options.shim_cgroup, "/shims");
         let answer = BootstrapResult::parse_from_bytes(&request.answer(Path::new("/s/x")).unwrap()).unwrap();
-        assert_eq!((answer.version, answer.address.as_str(), answer.protocol.as_str()), (3, "unix:///s/x", "ttrpc"));
+        assert_eq!(
+            (answer.version, answer.address.as_str(), answer.protocol.as_str()),
+            (3, "unix:///s/x", "ttrpc")
+        );
     }
 
     #[test]
@@ -172,7 +182,8 @@ mod tests {
         };
         let request = Request::parse(&args(), &input, env).unwrap();
         assert_eq!((request.options.shim_cgroup.as_str(), request.ttrpc.as_str()), ("/shims", "/t"));
-        let answer: serde_json::Value = serde_json::from_slice(&request.answer(Path::new("/s/x")).unwrap()).unwrap();
+        let answer: serde_json::Value =
+            serde_json::from_slice(&request.answer(Path::new("/s/x")).unwrap()).unwrap();
         assert_eq!(answer["version"], 2);
         assert_eq!(answer["address"], "unix:///s/x");
     }

@@ -42,7 +42,13 @@ pub struct Container {
 }
 
 impl Container {
-    pub fn new(id: &str, bundle: PathBuf, options: Options, runtime: Runtime, init: Rc<Process>) -> Container {
+    pub fn new(
+        id: &str,
+        bundle: PathBuf,
+        options: Options,
+        runtime: Runtime,
+        init: Rc<Process>,
+    ) -> Container {
         Container {
             id: id.to_owned(),
             bundle,

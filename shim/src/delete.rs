@@ -45,7 +45,8 @@ pub fn run(args: &Args) -> Result<()> {
     response.pid = pid.unwrap_or(0);
     response.exit_status = KILLED;
     response.exited_at = MessageField::some(timestamp(SystemTime::now()));
-    let bytes = response.write_to_bytes().map_err(|error| Error::unknown(format!("write answer: {error}")))?;
+    let bytes =
+        response.write_to_bytes().map_err(|error| Error::unknown(format!("write answer: {error}")))?;
     std::io::stdout().lock().write_all(&bytes).op("write stdout")
 }
 

@@ -117,7 +117,10 @@ mod tests {
 
     #[test]
     fn wire_form_ends_with_the_class() {
-        assert_eq!(Error::not_found("container not created").wire(), (Code::NotFound, "container not created: not found".into()));
+        assert_eq!(
+            Error::not_found("container not created").wire(),
+            (Code::NotFound, "container not created: not found".into())
+        );
         assert_eq!(Error::unknown("cannot start").wire(), (Code::Unknown, "cannot start".into()));
     }
 

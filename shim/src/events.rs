@@ -132,10 +132,15 @@ impl Publisher {
     }
 }
 
-async fn forward(client: &mut Option<Client>, path: &std::path::Path, envelope: Envelope) -> Result<(), String> {
+async fn forward(
+    client: &mut Option<Client>,
+    path: &std::path::Path,
+    envelope: Envelope,
+) -> Result<(), String> {
     let connection = match client {
         Some(client) => client,
-        None => client.insert(Client::connect(path).await.map_err(|e| format!("connect to {}: {e}", path.display()))?),
+        None => client
+            .insert(Client::connect(path).await.map_err(|e| format!("connect to {}: {e}", path.display()))?),
     };
     let mut request = ForwardRequest::new();
     request.envelope = MessageField::some(envelope);
@@ -152,7 +157,12 @@ async fn forward(client: &mut Option<Client>, path: &std::path::Path, envelope: 
     }
 }
 
-async fn publish(binary: &str, address: &str, envelope: &Envelope, reaper: &Rc<Reaper>) -> Result<(), String> {
+async fn publish(
+    binary: &str,
+    address: &str,
+    envelope: &Envelope,
+    reaper: &Rc<Reaper>,
+) -> Result<(), String> {
     let path = spawn::find(binary).ok_or_else(|| format!("no publish binary {binary:?}"))?;
     let event = envelope.event.write_to_bytes().map_err(|e| e.to_string())?;
     let input = spawn::capture().map_err(|e| e.to_string())?;
@@ -161,9 +171,17 @@ async fn publish(binary: &str, address: &str, envelope: &Envelope, reaper: &Rc<R
     let launch = reaper.launch();
     let pid = spawn::spawn(&Program {
         path: &path,
-        args: ["--address", address, "publish", "--topic", &envelope.topic, "--namespace", &envelope.namespace]
-            .map(str::to_owned)
-            .to_vec(),
+        args: [
+            "--address",
+            address,
+            "publish",
+            "--topic",
+            &envelope.topic,
+            "--namespace",
+            &envelope.namespace,
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         env: None,
         fds: vec![Some(std::os::fd::AsFd::as_fd(&input))],
         bound: false,

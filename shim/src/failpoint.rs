@@ -5,7 +5,9 @@ macro_rules! failpoint {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
         fail::fail_point!($name, |text: Option<String>| {
-            Err($crate::error::Error::unknown(text.unwrap_or_else(|| concat!("failpoint ", $name).to_owned())))
+            Err($crate::error::Error::unknown(
+                text.unwrap_or_else(|| concat!("failpoint ", $name).to_owned()),
+            ))
         });
     };
 }

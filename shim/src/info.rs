@@ -30,7 +30,8 @@ pub fn print() -> Result<()> {
     let mut input = Vec::new();
     std::io::stdin().lock().take(1 << 20).read_to_end(&mut input).op("read stdin")?;
     let info = info(&input)?;
-    let bytes = info.write_to_bytes().map_err(|error| Error::unknown(format!("write runtime info: {error}")))?;
+    let bytes =
+        info.write_to_bytes().map_err(|error| Error::unknown(format!("write runtime info: {error}")))?;
     std::io::stdout().lock().write_all(&bytes).op("write stdout")
 }
 

@@ -96,7 +96,8 @@ impl Options {
 
     /// Keeps the options in the bundle. `runtime` holds the binary's name alone, for older tools.
     pub fn write(&self, bundle: &Path) -> Result<()> {
-        let json = serde_json::to_vec(self).map_err(|error| Error::unknown(format!("write options: {error}")))?;
+        let json =
+            serde_json::to_vec(self).map_err(|error| Error::unknown(format!("write options: {error}")))?;
         write_private(&bundle.join(FILE), &json)?;
         write_private(&bundle.join("runtime"), self.binary_name.as_bytes())
     }
@@ -118,8 +119,13 @@ impl Options {
 }
 
 fn write_private(path: &Path, content: &[u8]) -> Result<()> {
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).at("create", path)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .at("create", path)?;
     file.write_all(content).at("write", path)
 }
 

@@ -85,7 +85,8 @@ impl Process {
     pub fn resize(&self, width: u32, height: u32) -> Result<()> {
         let io = self.io.borrow();
         let Some(io) = io.as_ref() else { return Ok(()) };
-        let size = |value: u32| u16::try_from(value).map_err(|_| Error::invalid(format!("terminal size {value}")));
+        let size =
+            |value: u32| u16::try_from(value).map_err(|_| Error::invalid(format!("terminal size {value}")));
         io.resize(size(width)?, size(height)?)
     }
 }

@@ -22,10 +22,10 @@ pub fn call(method: &str, _payload: &[u8]) -> Option<Result<Vec<u8>>> {
             response.platform = MessageField::some(platform);
             reply(Ok(response))
         }
-        "CreateSandbox" | "StartSandbox" | "StopSandbox" | "WaitSandbox" | "SandboxStatus" | "ShutdownSandbox"
-        | "SandboxMetrics" => {
-            Err(Error::unimplemented(format!("{method}: this shim runs containers, the daemon makes the sandbox")))
-        }
+        "CreateSandbox" | "StartSandbox" | "StopSandbox" | "WaitSandbox" | "SandboxStatus"
+        | "ShutdownSandbox" | "SandboxMetrics" => Err(Error::unimplemented(format!(
+            "{method}: this shim runs containers, the daemon makes the sandbox"
+        ))),
         _ => return None,
     })
 }

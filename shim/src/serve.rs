@@ -55,7 +55,11 @@ pub fn run(request: Request, path: &Path, listener: OwnedFd) -> Result<()> {
 
 /// Runs a future on a loop of this thread alone.
 pub fn on_loop<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().op("make event loop")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .op("make event loop")?;
     LocalSet::new().block_on(&runtime, future)
 }
 

@@ -61,14 +61,18 @@ fn join(parts: &[&str]) -> String {
 /// Binds and listens, or finds the shim that already does. A socket that nobody answers on is replaced at once.
 pub fn bind(path: &Path) -> Result<Bound> {
     if path.as_os_str().len() > PATH_LIMIT {
-        return Err(Error::invalid(format!("{}: unix socket path too long (> {PATH_LIMIT})", path.display())));
+        return Err(Error::invalid(format!(
+            "{}: unix socket path too long (> {PATH_LIMIT})",
+            path.display()
+        )));
     }
     let dir = path.parent().unwrap_or(Path::new("/"));
     if !dir.exists() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).at("make directory", dir)?;
     }
     // Between bind and listen a socket looks stale; the lock keeps two starts of one group apart.
-    let lock = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open", dir)?;
+    let lock = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .at("open", dir)?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).at("lock", dir)?;
     match listen(path) {
         Ok(fd) => return Ok(Bound::New(fd)),

@@ -48,11 +48,14 @@ pub fn spawn(program: &Program<'_>) -> io::Result<u32> {
     let envp: Vec<CString> = match &program.env {
         Some(env) => env.iter().map(|e| cstring(OsStr::new(e))).collect::<io::Result<_>>()?,
         None => env::vars_os()
-            .map(|(name, value)| cstring(OsStr::from_bytes(&[name.as_bytes(), b"=", value.as_bytes()].concat())))
+            .map(|(name, value)| {
+                cstring(OsStr::from_bytes(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
+            })
             .collect::<io::Result<_>>()?,
     };
     let dir = program.dir.map(|dir| cstring(dir.as_os_str())).transpose()?;
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, 0.into())?;
+    let null =
+        rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, 0.into())?;
     let mut fds: Vec<i32> = Vec::with_capacity(program.fds.len().max(3));
     for index in 0..program.fds.len().max(3) {
         fds.push(program.fds.get(index).copied().flatten().map_or(null.as_raw_fd(), |fd| fd.as_raw_fd()));
@@ -175,8 +178,14 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_an_error() {
-        let program =
-            Program { path: Path::new("/no/such"), args: vec![], env: None, fds: vec![], bound: false, dir: None };
+        let program = Program {
+            path: Path::new("/no/such"),
+            args: vec![],
+            env: None,
+            fds: vec![],
+            bound: false,
+            dir: None,
+        };
         assert_eq!(spawn(&program).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

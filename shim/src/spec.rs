@@ -94,7 +94,8 @@ mod tests {
         assert_eq!(spec.group(), Some("pod"));
         assert!(!spec.shares_pids());
         assert!(spec.confined());
-        let spec = Spec::parse(br#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#).unwrap();
+        let spec =
+            Spec::parse(br#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#).unwrap();
         assert!(spec.shares_pids() && spec.group().is_none() && !spec.confined());
     }
 }

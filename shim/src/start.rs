@@ -37,7 +37,9 @@ pub fn run(args: &Args) -> Result<()> {
     let group = match Spec::read(Path::new("")) {
         Ok(spec) => spec.group().unwrap_or(&request.id).to_owned(),
         // A sandbox may have no specification of its own.
-        Err(Error::Path { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => request.id.clone(),
+        Err(Error::Path { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            request.id.clone()
+        }
         Err(error) => return Err(error),
     };
     let path = socket::path(&request.socket_dir, &request.address, &request.namespace, &group);
@@ -111,7 +113,8 @@ fn serve(request: Request, path: &Path, listener: OwnedFd, score: Option<i32>) -
 
 /// Cuts every tie to the daemon. The standard streams come first: the daemon reads ours to their end.
 fn detach(score: Option<i32>) -> Result<()> {
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open", "/dev/null")?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .at("open", "/dev/null")?;
     rustix::stdio::dup2_stdin(&null).op("replace stdin")?;
     rustix::stdio::dup2_stdout(&null).op("replace stdout")?;
     // Both ways, so that the daemon's end may go and come; a bundle without the fifo has no log.

@@ -26,7 +26,10 @@ fn a_whole_life() {
         let pid = task.create(|_| {}).await;
         let state = task.state("").await.unwrap();
         assert_eq!((state.status.enum_value().unwrap(), state.pid), (Status::CREATED, pid));
-        assert_eq!(code(&task.task.create(context(), &task.create_request()).await.unwrap_err()), ttrpc::Code::ALREADY_EXISTS);
+        assert_eq!(
+            code(&task.task.create(context(), &task.create_request()).await.unwrap_err()),
+            ttrpc::Code::ALREADY_EXISTS
+        );
         assert_eq!(task.start("").await, pid);
 
         task.exec("e1", "exit 3", |_| {}).await.unwrap();
@@ -43,13 +46,22 @@ fn a_whole_life() {
         request.id = task.id.clone();
         let pids = task.task.pids(context(), &request).await.unwrap().processes;
         assert!(pids.iter().any(|process| process.pid == pid));
-        assert!(pids.iter().any(|process| process.pid == exec_pid && process.info.type_url == "containerd.runc.v1.ProcessDetails"));
+        assert!(
+            pids.iter().any(|process| process.pid == exec_pid
+                && process.info.type_url == "containerd.runc.v1.ProcessDetails")
+        );
 
         let mut request = api::PauseRequest::new();
         request.id = task.id.clone();
         task.task.pause(context(), &request).await.unwrap();
         assert_eq!(task.state("").await.unwrap().status.enum_value().unwrap(), Status::PAUSED);
-        assert!(task.exec("e3", "true", |_| {}).await.unwrap_err().to_string().contains("cannot exec in a paused state"));
+        assert!(
+            task.exec("e3", "true", |_| {})
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("cannot exec in a paused state")
+        );
         let mut request = api::ResumeRequest::new();
         request.id = task.id.clone();
         task.task.resume(context(), &request).await.unwrap();
@@ -64,8 +76,12 @@ fn a_whole_life() {
         request.id = task.id.clone();
         let stats = task.task.stats(context(), &request).await.unwrap().stats.unwrap();
         let limit = match stats.type_url.as_str() {
-            "io.containerd.cgroups.v1.Metrics" => cgroups_v1::Metrics::parse_from_bytes(&stats.value).unwrap().pids.limit,
-            "io.containerd.cgroups.v2.Metrics" => cgroups_v2::Metrics::parse_from_bytes(&stats.value).unwrap().pids.limit,
+            "io.containerd.cgroups.v1.Metrics" => {
+                cgroups_v1::Metrics::parse_from_bytes(&stats.value).unwrap().pids.limit
+            }
+            "io.containerd.cgroups.v2.Metrics" => {
+                cgroups_v2::Metrics::parse_from_bytes(&stats.value).unwrap().pids.limit
+            }
             other => panic!("{other}"),
         };
         assert_eq!(limit, 77);
@@ -82,8 +98,18 @@ fn a_whole_life() {
         assert_eq!(
             lines,
             [
-                "create life", "start life", "exec-added e1", "exec-started e1", "exit e1 3", "exec-added e2",
-                "exec-started e2", "paused", "resumed", "exit e2 137", "exit life 9", "delete life 9"
+                "create life",
+                "start life",
+                "exec-added e1",
+                "exec-started e1",
+                "exit e1 3",
+                "exec-added e2",
+                "exec-started e2",
+                "paused",
+                "resumed",
+                "exit e2 137",
+                "exit life 9",
+                "delete life 9"
             ]
         );
     });
@@ -95,9 +121,10 @@ fn unknown_names_and_version_2() {
         let daemon = Daemon::new(runtime).await;
         let task = daemon.task("names", "exit 4", |_| {}).await;
         let mut request = ttrpc::proto::Request::new();
-        for (service, method, message) in
-            [("no.such.Service", "State", "service no.such.Service"), ("containerd.task.v3.Task", "Nope", "method Nope")]
-        {
+        for (service, method, message) in [
+            ("no.such.Service", "State", "service no.such.Service"),
+            ("containerd.task.v3.Task", "Nope", "method Nope"),
+        ] {
             request.service = service.into();
             request.method = method.into();
             let error = task.client.request(request.clone()).await.unwrap_err();
@@ -121,7 +148,8 @@ fn unknown_names_and_version_2() {
 fn a_failed_create_and_a_failed_exec_leave_nothing() {
     each(|runtime| async move {
         let daemon = Daemon::new(runtime).await;
-        let task = daemon.task("wrong", "", |spec| spec["process"]["args"] = serde_json::json!(["/no/such"])).await;
+        let task =
+            daemon.task("wrong", "", |spec| spec["process"]["args"] = serde_json::json!(["/no/such"])).await;
         let created = task.task.create(context(), &task.create_request()).await;
         // A runtime may look for the program at create or at start.
         let error = match created {
@@ -142,7 +170,8 @@ fn a_failed_create_and_a_failed_exec_leave_nothing() {
         task.create(|_| {}).await;
         task.start("").await;
         task.exec("bad", "", |request| {
-            request.spec.as_mut().unwrap().value = br#"{"args":["/no/such"],"cwd":"/","user":{"uid":0,"gid":0}}"#.to_vec();
+            request.spec.as_mut().unwrap().value =
+                br#"{"args":["/no/such"],"cwd":"/","user":{"uid":0,"gid":0}}"#.to_vec();
         })
         .await
         .unwrap();
@@ -168,7 +197,10 @@ fn a_created_container_is_deleted_after_its_exit_was_told() {
         task.create(|_| {}).await;
         task.delete("").await.unwrap();
         task.shutdown().await;
-        assert_eq!(daemon.inbox.until("delete created 137").await, ["create created", "exit created 137", "delete created 137"]);
+        assert_eq!(
+            daemon.inbox.until("delete created 137").await,
+            ["create created", "exit created 137", "delete created 137"]
+        );
     });
 }
 
@@ -228,7 +260,10 @@ fn one_shim_serves_a_pod() {
         let bundle = daemon.bundle("pod-b", "exit 2", pod);
         let socket = daemon.start_shim(&bundle, "pod-b");
         assert_eq!(socket, first.socket);
-        assert_eq!(fs::read_to_string(bundle.join("address")).unwrap(), format!("unix://{}", socket.display()));
+        assert_eq!(
+            fs::read_to_string(bundle.join("address")).unwrap(),
+            format!("unix://{}", socket.display())
+        );
         let second = daemon.attach("pod-b", bundle, socket).await;
         first.create(|_| {}).await;
         first.start("").await;
@@ -270,7 +305,11 @@ fn events_outlive_the_daemons_absence() {
         let lines = daemon.inbox.until("exit away 137").await;
         let mut want = vec!["create away".to_owned(), "start away".to_owned()];
         for number in 0..5 {
-            want.extend([format!("exec-added e{number}"), format!("exec-started e{number}"), format!("exit e{number} 0")]);
+            want.extend([
+                format!("exec-added e{number}"),
+                format!("exec-started e{number}"),
+                format!("exit e{number} 0"),
+            ]);
         }
         want.push("exit away 137".to_owned());
         assert_eq!(lines, want);
@@ -361,34 +400,37 @@ fn an_oom_kill_is_told_before_the_exit() {
 #[test]
 fn a_hung_runtime_hurts_only_its_own_container() {
     use std::os::unix::fs::PermissionsExt;
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(async {
-        let daemon = Daemon::new("").await;
-        let hang = daemon.dir.path().join("hang");
-        fs::write(&hang, "#!/bin/sh\nexec sleep 1000\n").unwrap();
-        fs::set_permissions(&hang, fs::Permissions::from_mode(0o755)).unwrap();
-        let pod = |spec: &mut serde_json::Value| {
-            spec["annotations"] = serde_json::json!({"io.containerd.runc.v2.group": "hang"});
-        };
-        let good = daemon.task_with("hang-good", "exit 3", pod, &[("WINDLASS_RUNTIME_TIMEOUT", "2")]).await;
-        let bundle = daemon.bundle("hang-bad", "true", pod);
-        let bad = daemon.attach("hang-bad", bundle, good.socket.clone()).await;
-        let mut request = bad.create_request();
-        let mut options = windlass_api::shim::runc::Options::new();
-        options.binary_name = hang.display().to_string();
-        options.root = daemon.dir.path().join("r").display().to_string();
-        request.options = protobuf::MessageField::some(any("containerd.runc.v1.Options", &options));
-        let create = bad.task.create(context(), &request);
-        let other = async {
-            good.create(|_| {}).await;
-            good.start("").await;
-            assert_eq!(good.wait("").await, 3);
-            good.delete("").await.unwrap();
-        };
-        let (created, ()) = tokio::join!(create, other);
-        assert_eq!(code(&created.unwrap_err()), ttrpc::Code::DEADLINE_EXCEEDED);
-        bad.nothing_left();
-        good.shutdown().await;
-    });
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(
+        async {
+            let daemon = Daemon::new("").await;
+            let hang = daemon.dir.path().join("hang");
+            fs::write(&hang, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+            fs::set_permissions(&hang, fs::Permissions::from_mode(0o755)).unwrap();
+            let pod = |spec: &mut serde_json::Value| {
+                spec["annotations"] = serde_json::json!({"io.containerd.runc.v2.group": "hang"});
+            };
+            let good =
+                daemon.task_with("hang-good", "exit 3", pod, &[("WINDLASS_RUNTIME_TIMEOUT", "2")]).await;
+            let bundle = daemon.bundle("hang-bad", "true", pod);
+            let bad = daemon.attach("hang-bad", bundle, good.socket.clone()).await;
+            let mut request = bad.create_request();
+            let mut options = windlass_api::shim::runc::Options::new();
+            options.binary_name = hang.display().to_string();
+            options.root = daemon.dir.path().join("r").display().to_string();
+            request.options = protobuf::MessageField::some(any("containerd.runc.v1.Options", &options));
+            let create = bad.task.create(context(), &request);
+            let other = async {
+                good.create(|_| {}).await;
+                good.start("").await;
+                assert_eq!(good.wait("").await, 3);
+                good.delete("").await.unwrap();
+            };
+            let (created, ()) = tokio::join!(create, other);
+            assert_eq!(code(&created.unwrap_err()), ttrpc::Code::DEADLINE_EXCEEDED);
+            bad.nothing_left();
+            good.shutdown().await;
+        },
+    );
 }
 
 #[test]
@@ -396,7 +438,8 @@ fn a_slow_hook_holds_up_its_own_container_only() {
     each(|runtime| async move {
         let daemon = Daemon::new(runtime).await;
         let gate = daemon.dir.path().join("gate");
-        rustix::fs::mknodat(rustix::fs::CWD, &gate, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &gate, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
         let log = daemon.dir.path().join("hooks");
         let group = |spec: &mut serde_json::Value| {
             spec["annotations"] = serde_json::json!({"io.containerd.runc.v2.group": "hook"});

@@ -121,7 +121,9 @@ fn a_logger_gets_the_streams_and_its_environment() {
 fn a_terminal_is_read_written_and_resized() {
     each(|runtime| async move {
         let daemon = Daemon::new(runtime).await;
-        let task = daemon.task("tty", "read x; stty size; echo got $x", |spec| spec["process"]["terminal"] = true.into()).await;
+        let task = daemon
+            .task("tty", "read x; stty size; echo got $x", |spec| spec["process"]["terminal"] = true.into())
+            .await;
         let (input, output) = (task.fifo("in"), task.fifo("out"));
         let stdout = reader(&output);
         task.create(|request| {
@@ -188,7 +190,9 @@ fn streams_that_cannot_be_opened_fail_the_create() {
     each(|runtime| async move {
         let daemon = Daemon::new(runtime).await;
         let task = daemon.task("missing", "true", |_| {}).await;
-        for (stdout, words) in [("/no/such/fifo", "no such file or directory"), ("ftp:///x", "unknown STDIO scheme ftp")] {
+        for (stdout, words) in
+            [("/no/such/fifo", "no such file or directory"), ("ftp:///x", "unknown STDIO scheme ftp")]
+        {
             let mut request = task.create_request();
             request.stdout = stdout.into();
             let error = task.task.create(context(), &request).await.unwrap_err().to_string();

@@ -52,7 +52,8 @@ impl Builder {
     fn prepare(self) -> Daemon {
         assert_eq!(rustix_uid(), 0, "end-to-end tests need root: containers do");
         let dir = tempfile::Builder::new().prefix("windlass-e2e.").tempdir().expect("a temporary directory");
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("chmod");
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))
+            .expect("chmod");
         let bin = if self.failpoints { Daemon::bin().join("../failpoints") } else { Daemon::bin() };
         assert!(bin.join("windlassd").exists(), "{} has no windlassd: make builds it", bin.display());
         Daemon { dir, child: None, bin, config: self.config, environment: self.environment }
@@ -119,6 +120,15 @@ impl Daemon {
         self.dir.path().join("windlass.sock")
     }
 
+    /// The namespace of this test's containers: no other test's.
+    pub fn namespace(&self) -> String {
+        self.dir
+            .path()
+            .file_name()
+            .map(|n| n.to_string_lossy().replace("windlass-e2e.", "e2e-"))
+            .unwrap_or_default()
+    }
+
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }
@@ -148,11 +158,16 @@ impl Daemon {
         let dir = self.dir.path();
         let config = dir.join("config.toml");
         std::fs::write(&config, format!("version = 3\n{}", self.config)).expect("config.toml is written");
-        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("the log opens");
+        let log =
+            std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("the log opens");
         let mut command = Command::new(self.bin.join("windlassd"));
         command.arg("--config").arg(&config).arg("--root").arg(self.root()).arg("--state").arg(self.state());
         command.arg("--address").arg(self.address()).args(["--log-level", "debug"]);
-        command.envs(self.environment.iter().map(|(k, v)| (k, v))).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         self.child = Some(command.spawn().expect("windlassd is built: cargo build --release -p windlassd"));
     }
 
@@ -215,7 +230,11 @@ impl Daemon {
         let mut command = Command::new(Self::bin().join("windlass"));
         command.arg("--address").arg(self.address()).args(args).stdin(Stdio::null());
         // Logs and fifos of containers belong to the test as well.
-        command.env("WINDLASS_LOG_DIR", self.dir.path().join("logs")).env("XDG_RUNTIME_DIR", self.dir.path().join("run"));
+        // A container's cgroup is named by its namespace and id: tests beside each other, and a live daemon, keep apart.
+        command.env("WINDLASS_NAMESPACE", self.namespace());
+        command
+            .env("WINDLASS_LOG_DIR", self.dir.path().join("logs"))
+            .env("XDG_RUNTIME_DIR", self.dir.path().join("run"));
         command
     }
 
@@ -227,6 +246,39 @@ impl Daemon {
             stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
             code: out.status.code().unwrap_or(-1),
         }
+    }
+
+    /// The process id of a container, as `windlass ps` says it.
+    pub fn pid_of(&self, id: &str) -> i32 {
+        let list = self.windlass(&["ps", "--all", "--format", "json"]).ok();
+        let list: serde_json::Value = serde_json::from_str(&list).expect("ps prints JSON");
+        let container =
+            list.as_array().expect("a list").iter().find(|c| c["id"] == id).expect("it is listed");
+        container["pid"]
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .expect("the container has a process")
+    }
+
+    /// `kill -9` of the shim above a container's process.
+    pub fn kill_shim(&self, id: &str) {
+        // SAFETY: a plain signal to the shim of this test's own container.
+        assert_eq!(unsafe { libc::kill(self.shim_of(id), libc::SIGKILL) }, 0);
+    }
+
+    /// `kill -9` of the daemon, and then of a container's shim, whose end nobody sees.
+    pub fn kill_with_shim(&mut self, id: &str) {
+        let shim = self.shim_of(id);
+        self.kill();
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::kill(shim, libc::SIGKILL) }, 0);
+    }
+
+    fn shim_of(&self, id: &str) -> i32 {
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.pid_of(id))).expect("the process runs");
+        let after = text.rsplit_once(')').expect("a stat line names its command").1;
+        after.split_whitespace().nth(1).expect("a stat line has a parent").parse().expect("a number")
     }
 
     /// A gRPC channel to this daemon.
@@ -257,7 +309,9 @@ impl Daemon {
             left.push(format!("process {pid}"));
         }
         if let Ok(namespaces) = std::fs::read_dir(self.state().join("io.containerd.runtime.v2.task")) {
-            for bundle in namespaces.flatten().filter_map(|n| std::fs::read_dir(n.path()).ok()).flatten().flatten() {
+            for bundle in
+                namespaces.flatten().filter_map(|n| std::fs::read_dir(n.path()).ok()).flatten().flatten()
+            {
                 left.push(format!("bundle {}", bundle.path().display()));
             }
         }

@@ -30,7 +30,8 @@ impl Registry {
 
     fn serving(login: bool) -> Self {
         let layout = tempfile::tempdir().expect("a temporary directory can be made");
-        let status = Command::new("tar").arg("-xf").arg(crate::archive()).arg("-C").arg(layout.path()).status();
+        let status =
+            Command::new("tar").arg("-xf").arg(crate::archive()).arg("-C").arg(layout.path()).status();
         assert!(status.expect("tar runs").success());
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
@@ -82,7 +83,9 @@ fn serve(connection: TcpStream, layout: &Path, login: bool) {
             match lines.next() {
                 Some(Ok(line)) if line.is_empty() => break,
                 Some(Ok(line)) => {
-                    known |= line.split_once(": ").is_some_and(|(k, v)| k.eq_ignore_ascii_case("authorization") && v == LOGIN);
+                    known |= line
+                        .split_once(": ")
+                        .is_some_and(|(k, v)| k.eq_ignore_ascii_case("authorization") && v == LOGIN);
                     let lower = line.to_ascii_lowercase();
                     if let Some(from) = lower.strip_prefix("range: bytes=") {
                         range = from.split('-').next().and_then(|n| n.parse::<usize>().ok());

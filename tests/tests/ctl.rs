@@ -85,7 +85,12 @@ fn a_detached_container_through_its_whole_life() {
     daemon.windlass(&["pause", "web"]).ok();
     daemon.windlass(&["rm", "-f", "web"]).ok();
     assert_eq!(daemon.windlass(&["ps", "-aq"]).ok(), "");
-    let logs = daemon.state().parent().expect("state lies in the test's directory").join("logs/default");
+    let logs = daemon
+        .state()
+        .parent()
+        .expect("state lies in the test's directory")
+        .join("logs")
+        .join(daemon.namespace());
     assert!(!logs.exists(), "the log stays behind");
     assert_eq!(daemon.leftovers(), Vec::<String>::new());
 }
@@ -159,8 +164,11 @@ fn options_reach_the_process() {
     // Namespaces of another container.
     daemon.windlass(&["run", "-d", "--name", "other", "--hostname", "theirs", IMAGE, "sleep", "1000"]).ok();
     assert_eq!(
-        run(&["--uts", "container:other", "--pid", "container:other"], "hostname; ps | grep -c 'sleep 1000'"),
-        "theirs\n2\n"
+        run(
+            &["--uts", "container:other", "--pid", "container:other"],
+            "hostname; tr '\\0' ' ' </proc/1/cmdline"
+        ),
+        "theirs\nsleep 1000 "
     );
 }
 

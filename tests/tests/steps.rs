@@ -103,8 +103,24 @@ fn rubbish(daemon: &Daemon) -> Vec<String> {
 fn kill_at(step: &str, image: &str) -> Result<bool, String> {
     let marks = tempfile::tempdir().map_err(|e| e.to_string())?;
     let mark = marks.path().join("reached");
-    let builder = Daemon::builder().failpoints().env("WINDLASS_KILL_AT", step);
-    let mut daemon = builder.env("WINDLASS_KILL_MARK", &mark.to_string_lossy()).spawn();
+    let builder = Daemon::builder().failpoints().env("WINDLASS_KILL_MARK", &mark.to_string_lossy());
+    let mut daemon = if step.starts_with("restore.") {
+        // Something to be found at the start: a container that runs, and one whose shim has died with the daemon.
+        let mut daemon = builder.start();
+        for args in [
+            &["pull", "--quiet", image][..],
+            &["run", "-d", "--name", "lives", image, "sleep", "1000"],
+            &["run", "-d", "--name", "dead", image, "sleep", "1000"],
+        ] {
+            daemon.windlass(args).ok();
+        }
+        daemon.kill_with_shim("dead");
+        daemon.set_env("WINDLASS_KILL_AT", Some(step));
+        daemon.spawn();
+        daemon
+    } else {
+        builder.env("WINDLASS_KILL_AT", step).spawn()
+    };
     // A step of the start itself kills before the daemon answers; everything else kills in the middle of a life.
     let finished = daemon.windlass(&["version", "--wait", "10s"]).code == 0 && life(&daemon, image).is_ok();
     // A client sees the end of its connection before the end of the process can be seen: a daemon that lives answers.

@@ -8,23 +8,13 @@ use windlass_tests::{Daemon, IMAGE};
 
 /// One container as `windlass ps` sees it.
 fn container(daemon: &Daemon, id: &str) -> Option<Value> {
-    let list: Value = serde_json::from_str(&daemon.windlass(&["ps", "--all", "--format", "json"]).ok()).expect("JSON");
+    let list: Value =
+        serde_json::from_str(&daemon.windlass(&["ps", "--all", "--format", "json"]).ok()).expect("JSON");
     list.as_array().expect("a list").iter().find(|c| c["id"] == id).cloned()
 }
 
 fn status(daemon: &Daemon, id: &str) -> String {
     container(daemon, id).map_or("gone".into(), |c| c["status"].as_str().unwrap_or_default().to_owned())
-}
-
-fn pid(daemon: &Daemon, id: &str) -> i32 {
-    container(daemon, id).and_then(|c| c["pid"].as_i64()).expect("the container has a process") as i32
-}
-
-/// The process above a container's: its shim.
-fn parent(pid: i32) -> i32 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
-    let after = text.rsplit_once(')').expect("a stat line names its command").1;
-    after.split_whitespace().nth(1).expect("a stat line has a parent").parse().expect("a number")
 }
 
 #[test]
@@ -37,10 +27,30 @@ fn ten_containers_survive_kill_nine_of_the_daemon() {
     daemon.windlass(&["run", "-d", "--name", "paused", IMAGE, "sleep", "1000"]).ok();
     daemon.windlass(&["pause", "paused"]).ok();
     daemon.windlass(&["run", "-d", "--name", "tty", "--tty", IMAGE, "sleep", "1000"]).ok();
-    daemon.windlass(&["run", "-d", "--name", "ends", IMAGE, "sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 42"]).ok();
+    daemon
+        .windlass(&[
+            "run",
+            "-d",
+            "--name",
+            "ends",
+            IMAGE,
+            "sh",
+            "-c",
+            "while [ ! -e /go ]; do sleep 0.02; done; exit 42",
+        ])
+        .ok();
     // Piped output: a client of its own stays attached over the daemon's death through the fifos.
     let piped = daemon
-        .command(&["run", "--name", "piped", "-i", IMAGE, "sh", "-c", "echo first; read x; echo $x; seq 1 20000; echo last"])
+        .command(&[
+            "run",
+            "--name",
+            "piped",
+            "-i",
+            IMAGE,
+            "sh",
+            "-c",
+            "echo first; read x; echo $x; seq 1 20000; echo last",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -50,8 +60,8 @@ fn ten_containers_survive_kill_nine_of_the_daemon() {
     let mut line = String::new();
     output.read_line(&mut line).expect("output comes");
     assert_eq!(line, "first\n");
-    let pids: Vec<_> = (0..6).map(|n| pid(&daemon, &format!("sleeper{n}"))).collect();
-    let ending = format!("/proc/{}/root/go", pid(&daemon, "ends"));
+    let pids: Vec<_> = (0..6).map(|n| daemon.pid_of(&format!("sleeper{n}"))).collect();
+    let ending = format!("/proc/{}/root/go", daemon.pid_of("ends"));
 
     daemon.kill();
     std::fs::write(ending, "").expect("the container's root is there");
@@ -59,7 +69,12 @@ fn ten_containers_survive_kill_nine_of_the_daemon() {
     let mut rest = Vec::new();
     while rest.last().is_none_or(|l| l != "last") {
         let mut line = String::new();
-        assert_ne!(output.read_line(&mut line).expect("output comes"), 0, "output ended after {} lines", rest.len());
+        assert_ne!(
+            output.read_line(&mut line).expect("output comes"),
+            0,
+            "output ended after {} lines",
+            rest.len()
+        );
         rest.push(line.trim_end().to_owned());
     }
     assert_eq!(rest.len(), 20_002, "not a line is lost");
@@ -69,7 +84,7 @@ fn ten_containers_survive_kill_nine_of_the_daemon() {
     for (n, before) in pids.iter().enumerate() {
         let name = format!("sleeper{n}");
         assert_eq!(status(&daemon, &name), "running");
-        assert_eq!(pid(&daemon, &name), *before);
+        assert_eq!(daemon.pid_of(&name), *before);
     }
     assert_eq!(status(&daemon, "paused"), "paused");
     daemon.windlass(&["resume", "paused"]).ok();
@@ -88,14 +103,20 @@ fn an_exec_in_flight_finishes_over_a_restart() {
     let mut daemon = Daemon::with_image();
     daemon.windlass(&["run", "-d", "--name", "c", IMAGE, "sleep", "1000"]).ok();
     let exec = daemon
-        .command(&["exec", "c", "sh", "-c", "echo begun; while [ ! -e /go ]; do sleep 0.02; done; echo done >/proof"])
+        .command(&[
+            "exec",
+            "c",
+            "sh",
+            "-c",
+            "echo begun; while [ ! -e /go ]; do sleep 0.02; done; echo done >/proof",
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn();
     let mut exec = exec.expect("windlass runs");
     let mut line = String::new();
     BufReader::new(exec.stdout.take().expect("a pipe")).read_line(&mut line).expect("output comes");
-    let root = format!("/proc/{}/root", pid(&daemon, "c"));
+    let root = format!("/proc/{}/root", daemon.pid_of("c"));
     daemon.kill();
     std::fs::write(format!("{root}/go"), "").expect("the container's root is there");
     daemon.start();
@@ -109,12 +130,13 @@ fn an_exec_in_flight_finishes_over_a_restart() {
 fn a_killed_shim_takes_its_container_along_and_leaves_nothing() {
     let daemon = Daemon::with_image();
     daemon.windlass(&["run", "-d", "--name", "c", IMAGE, "sleep", "1000"]).ok();
-    let process = pid(&daemon, "c");
-    let shim = parent(process);
-    // SAFETY: a plain signal to the shim of this test's own container.
-    assert_eq!(unsafe { libc::kill(shim, libc::SIGKILL) }, 0);
-    daemon.eventually("the container is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
-    daemon.eventually("the task is cleaned up", || matches!(status(&daemon, "c").as_str(), "stopped" | "no task"));
+    let process = daemon.pid_of("c");
+    daemon.kill_shim("c");
+    daemon
+        .eventually("the container is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
+    daemon.eventually("the task is cleaned up", || {
+        matches!(status(&daemon, "c").as_str(), "stopped" | "no task")
+    });
     daemon.windlass(&["rm", "--force", "c"]).ok();
     daemon.eventually("nothing is left", || daemon.leftovers().is_empty());
     // The name is free again.
@@ -125,13 +147,11 @@ fn a_killed_shim_takes_its_container_along_and_leaves_nothing() {
 fn a_shim_that_dies_with_the_daemon_is_found_dead() {
     let mut daemon = Daemon::with_image();
     daemon.windlass(&["run", "-d", "--name", "c", IMAGE, "sleep", "1000"]).ok();
-    let process = pid(&daemon, "c");
-    let shim = parent(process);
-    daemon.kill();
-    // SAFETY: as above.
-    assert_eq!(unsafe { libc::kill(shim, libc::SIGKILL) }, 0);
+    let process = daemon.pid_of("c");
+    daemon.kill_with_shim("c");
     daemon.start();
-    daemon.eventually("the container is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
+    daemon
+        .eventually("the container is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
     daemon.windlass(&["rm", "--force", "c"]).ok();
     daemon.eventually("nothing is left", || daemon.leftovers().is_empty());
 }
@@ -140,12 +160,12 @@ fn a_shim_that_dies_with_the_daemon_is_found_dead() {
 fn sigterm_ends_the_daemon_and_not_the_containers() {
     let mut daemon = Daemon::with_image();
     daemon.windlass(&["run", "-d", "--name", "c", IMAGE, "sleep", "1000"]).ok();
-    let before = pid(&daemon, "c");
+    let before = daemon.pid_of("c");
     assert!(daemon.terminate().success(), "{}", daemon.log());
     assert!(std::path::Path::new(&format!("/proc/{before}")).exists());
     daemon.start();
     assert_eq!(status(&daemon, "c"), "running");
-    assert_eq!(pid(&daemon, "c"), before);
+    assert_eq!(daemon.pid_of("c"), before);
 }
 
 #[test]

@@ -20,7 +20,8 @@ fn run_passes_output_input_and_exit_code() {
     cat.stdin.take().expect("a pipe").write_all(b"through and through").expect("the container reads");
     let out = cat.wait_with_output().expect("a child can be waited for");
     assert_eq!(out.stdout, b"through and through");
-    let big = daemon.windlass(&["run", "--rm", IMAGE, "sh", "-c", "yes 0123456789abcde | head -c 16000000"]).ok();
+    let big =
+        daemon.windlass(&["run", "--rm", IMAGE, "sh", "-c", "yes 0123456789abcde | head -c 16000000"]).ok();
     assert_eq!(big.len(), 16_000_000);
     assert_eq!(daemon.windlass(&["ps", "--all", "--quiet"]).ok(), "");
     assert_eq!(daemon.leftovers(), Vec::<String>::new());
@@ -44,5 +45,7 @@ fn removal_of_an_image_empties_the_store() {
     let blobs = daemon.root().join("io.containerd.content.v1.content/blobs/sha256");
     assert_eq!(std::fs::read_dir(&blobs).map_or(0, Iterator::count), 0, "blobs are left");
     let snapshots = daemon.root().join("io.containerd.snapshotter.v1.overlayfs/snapshots");
-    daemon.eventually("snapshots are removed", || std::fs::read_dir(&snapshots).map_or(0, Iterator::count) == 0);
+    daemon.eventually("snapshots are removed", || {
+        std::fs::read_dir(&snapshots).map_or(0, Iterator::count) == 0
+    });
 }

@@ -18,7 +18,7 @@ use windlass_api::types::task::{Process as Info, Status};
 use super::io::{Event, Fifos, Keys};
 use super::terminal;
 use crate::client::Client;
-use crate::output::{self, Gone, Interrupted, Remedy};
+use crate::output::{self, Interrupted, Remedy};
 
 /// How long a daemon may be away while somebody waits: it is being restarted.
 const ABSENCE: Duration = Duration::from_secs(60);
@@ -205,7 +205,7 @@ impl Process {
         let start = self.start(client);
         tokio::pin!(start);
         // A start that hangs must not take the terminal with it: whoever asks twice is let go.
-        let (mut asked, mut passed_on, mut detach) = (0, Vec::new(), false);
+        let (mut asked, mut passed_on, mut detach, mut unread) = (0, Vec::new(), false, false);
         loop {
             tokio::select! {
                 biased;
@@ -220,7 +220,7 @@ impl Process {
                 event = fifos.event() => match event {
                     Event::Interrupt => asked += 1,
                     Event::Detach => (asked, detach) = (asked + 1, true),
-                    Event::OutputGone => return Err(Gone.into()),
+                    Event::OutputGone => unread = true,
                     Event::InputEnded => self.close_input(client).await,
                 },
             }
@@ -234,6 +234,9 @@ impl Process {
         }
         if detach {
             return Ok(Outcome::Detached);
+        }
+        if unread {
+            return Ok(Outcome::Unread);
         }
         let outcome = self.stay(client, fifos, terminal, &mut signals, waiting).await;
         drop(raw);
@@ -309,7 +312,8 @@ impl Process {
             // Enough of it.
             _ = signals.next() => {}
         }
-        Ok(Outcome::Exited(status))
+        // The process may have ended for that very reason.
+        Ok(if fifos.output_gone() { Outcome::Unread } else { Outcome::Exited(status) })
     }
 
     async fn close_input(&self, client: &Client) {

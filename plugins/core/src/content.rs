@@ -146,7 +146,10 @@ pub async fn read_all(store: &dyn Store, cx: &Context, digest: &Digest, limit: u
     while (data.len() as u64) < size {
         let part = blob.read_at(data.len() as u64, (size as usize) - data.len()).await?;
         if part.is_empty() {
-            return Err(crate::Error::data_loss(format!("content {digest} ends at {} of {size} bytes", data.len())));
+            return Err(crate::Error::data_loss(format!(
+                "content {digest} ends at {} of {size} bytes",
+                data.len()
+            )));
         }
         data.extend_from_slice(&part);
     }

@@ -45,10 +45,27 @@ pub struct Applied {
 #[async_trait]
 pub trait Differ: Send + Sync {
     /// Applies a layer from the content store of the call's namespace; answers the uncompressed tar's descriptor.
-    async fn apply(&self, cx: &Context, layer: &Descriptor, mounts: &[Mount], o: ApplyOptions) -> Result<Descriptor>;
+    async fn apply(
+        &self,
+        cx: &Context,
+        layer: &Descriptor,
+        mounts: &[Mount],
+        o: ApplyOptions,
+    ) -> Result<Descriptor>;
     /// Makes a layer of what `upper` changes in `lower` and writes it into the content store.
-    async fn compare(&self, cx: &Context, lower: &[Mount], upper: &[Mount], o: CompareOptions) -> Result<Descriptor>;
+    async fn compare(
+        &self,
+        cx: &Context,
+        lower: &[Mount],
+        upper: &[Mount],
+        o: CompareOptions,
+    ) -> Result<Descriptor>;
     /// Applies a layer that is still being read, for the single-pass pull; blocks, so call it on a blocking thread.
     /// Everything up to the end of `layer` is read, also what follows the tar's end.
-    fn apply_stream(&self, media_type: &str, layer: &mut (dyn Read + Send), mounts: &[Mount]) -> Result<Applied>;
+    fn apply_stream(
+        &self,
+        media_type: &str,
+        layer: &mut (dyn Read + Send),
+        mounts: &[Mount],
+    ) -> Result<Applied>;
 }

@@ -13,33 +13,122 @@ use crate::{Any, Context, Labels, Result};
 /// What happened. The events that windlass makes or reads are spelled out; any other is carried as it came.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    ContainerCreate { id: String, image: String, runtime: crate::container::Runtime },
-    ContainerUpdate { id: String, image: String, labels: Labels, snapshot_key: String },
-    ContainerDelete { id: String },
-    ContentCreate { digest: crate::Digest, size: u64 },
-    ContentDelete { digest: crate::Digest },
-    ImageCreate { name: String, labels: Labels },
-    ImageUpdate { name: String, labels: Labels },
-    ImageDelete { name: String },
-    NamespaceCreate { name: String, labels: Labels },
-    NamespaceUpdate { name: String, labels: Labels },
-    NamespaceDelete { name: String },
-    SnapshotPrepare { key: String, parent: String, snapshotter: String },
-    SnapshotCommit { key: String, name: String, snapshotter: String },
-    SnapshotRemove { key: String, snapshotter: String },
-    TaskCreate { container_id: String, bundle: String, rootfs: Vec<Mount>, io: Io, checkpoint: String, pid: u32 },
-    TaskStart { container_id: String, pid: u32 },
-    TaskExit { container_id: String, id: String, pid: u32, exit_status: u32, exited_at: SystemTime },
-    TaskDelete { container_id: String, id: String, pid: u32, exit_status: u32, exited_at: SystemTime },
-    TaskOom { container_id: String },
-    TaskExecAdded { container_id: String, exec_id: String },
-    TaskExecStarted { container_id: String, exec_id: String, pid: u32 },
-    TaskPaused { container_id: String },
-    TaskResumed { container_id: String },
-    TaskCheckpointed { container_id: String, checkpoint: String },
-    SandboxCreate { id: String },
-    SandboxStart { id: String },
-    SandboxExit { id: String, exit_status: u32, exited_at: SystemTime },
+    ContainerCreate {
+        id: String,
+        image: String,
+        runtime: crate::container::Runtime,
+    },
+    ContainerUpdate {
+        id: String,
+        image: String,
+        labels: Labels,
+        snapshot_key: String,
+    },
+    ContainerDelete {
+        id: String,
+    },
+    ContentCreate {
+        digest: crate::Digest,
+        size: u64,
+    },
+    ContentDelete {
+        digest: crate::Digest,
+    },
+    ImageCreate {
+        name: String,
+        labels: Labels,
+    },
+    ImageUpdate {
+        name: String,
+        labels: Labels,
+    },
+    ImageDelete {
+        name: String,
+    },
+    NamespaceCreate {
+        name: String,
+        labels: Labels,
+    },
+    NamespaceUpdate {
+        name: String,
+        labels: Labels,
+    },
+    NamespaceDelete {
+        name: String,
+    },
+    SnapshotPrepare {
+        key: String,
+        parent: String,
+        snapshotter: String,
+    },
+    SnapshotCommit {
+        key: String,
+        name: String,
+        snapshotter: String,
+    },
+    SnapshotRemove {
+        key: String,
+        snapshotter: String,
+    },
+    TaskCreate {
+        container_id: String,
+        bundle: String,
+        rootfs: Vec<Mount>,
+        io: Io,
+        checkpoint: String,
+        pid: u32,
+    },
+    TaskStart {
+        container_id: String,
+        pid: u32,
+    },
+    TaskExit {
+        container_id: String,
+        id: String,
+        pid: u32,
+        exit_status: u32,
+        exited_at: SystemTime,
+    },
+    TaskDelete {
+        container_id: String,
+        id: String,
+        pid: u32,
+        exit_status: u32,
+        exited_at: SystemTime,
+    },
+    TaskOom {
+        container_id: String,
+    },
+    TaskExecAdded {
+        container_id: String,
+        exec_id: String,
+    },
+    TaskExecStarted {
+        container_id: String,
+        exec_id: String,
+        pid: u32,
+    },
+    TaskPaused {
+        container_id: String,
+    },
+    TaskResumed {
+        container_id: String,
+    },
+    TaskCheckpointed {
+        container_id: String,
+        checkpoint: String,
+    },
+    SandboxCreate {
+        id: String,
+    },
+    SandboxStart {
+        id: String,
+    },
+    SandboxExit {
+        id: String,
+        exit_status: u32,
+        exited_at: SystemTime,
+    },
     Other(Any),
 }
 
@@ -112,12 +201,16 @@ impl Event {
     fn text(&self, name: &str) -> Option<&str> {
         Some(match (self, name) {
             (
-                Self::ContainerCreate { id, .. } | Self::ContainerUpdate { id, .. } | Self::ContainerDelete { id },
+                Self::ContainerCreate { id, .. }
+                | Self::ContainerUpdate { id, .. }
+                | Self::ContainerDelete { id },
                 "id",
             ) => id,
             (Self::ContainerCreate { image, .. } | Self::ContainerUpdate { image, .. }, "image") => image,
             (Self::ContainerUpdate { snapshot_key, .. }, "snapshot_key") => snapshot_key,
-            (Self::ContentCreate { digest, .. } | Self::ContentDelete { digest }, "digest") => digest.as_str(),
+            (Self::ContentCreate { digest, .. } | Self::ContentDelete { digest }, "digest") => {
+                digest.as_str()
+            }
             (
                 Self::ImageCreate { name, .. }
                 | Self::ImageUpdate { name, .. }
@@ -129,7 +222,9 @@ impl Event {
                 "name",
             ) => name,
             (
-                Self::SnapshotPrepare { key, .. } | Self::SnapshotCommit { key, .. } | Self::SnapshotRemove { key, .. },
+                Self::SnapshotPrepare { key, .. }
+                | Self::SnapshotCommit { key, .. }
+                | Self::SnapshotRemove { key, .. },
                 "key",
             ) => key,
             (Self::SnapshotPrepare { parent, .. }, "parent") => parent,
@@ -140,11 +235,14 @@ impl Event {
                 "snapshotter",
             ) => snapshotter,
             (Self::TaskCreate { bundle, .. }, "bundle") => bundle,
-            (Self::TaskCreate { checkpoint, .. } | Self::TaskCheckpointed { checkpoint, .. }, "checkpoint") => {
-                checkpoint
-            }
+            (
+                Self::TaskCreate { checkpoint, .. } | Self::TaskCheckpointed { checkpoint, .. },
+                "checkpoint",
+            ) => checkpoint,
             (Self::TaskExit { id, .. } | Self::TaskDelete { id, .. }, "id") => id,
-            (Self::TaskExecAdded { exec_id, .. } | Self::TaskExecStarted { exec_id, .. }, "exec_id") => exec_id,
+            (Self::TaskExecAdded { exec_id, .. } | Self::TaskExecStarted { exec_id, .. }, "exec_id") => {
+                exec_id
+            }
             (
                 Self::TaskCreate { container_id, .. }
                 | Self::TaskStart { container_id, .. }
@@ -158,7 +256,10 @@ impl Event {
                 | Self::TaskCheckpointed { container_id, .. },
                 "container_id",
             ) => container_id,
-            (Self::SandboxCreate { id } | Self::SandboxStart { id } | Self::SandboxExit { id, .. }, "sandbox_id") => id,
+            (
+                Self::SandboxCreate { id } | Self::SandboxStart { id } | Self::SandboxExit { id, .. },
+                "sandbox_id",
+            ) => id,
             _ => return None,
         })
     }

@@ -37,7 +37,10 @@ impl Platform {
     /// Parses `os[(version)]/architecture[/variant]`, or a lone os or architecture.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let bad = || Error::invalid(format!("platform {text:?} is not os/architecture[/variant]"));
-        let valid = |s: &str| s.starts_with(|c: char| c.is_ascii_alphanumeric()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        let valid = |s: &str| {
+            s.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+        };
         let parts: Vec<&str> = text.split('/').collect();
         let (os, os_version) = match parts[0].strip_suffix(')').and_then(|p| p.split_once('(')) {
             Some((os, version)) => (os, version),
@@ -49,8 +52,12 @@ impl Platform {
         let host = Self::host();
         let mut platform = Self { os_version: os_version.into(), ..Self::default() };
         if parts.len() == 1 {
-            if matches!(os.to_ascii_lowercase().as_str(), "linux" | "windows" | "darwin" | "freebsd" | "macos") {
-                (platform.os, platform.architecture, platform.variant) = (os.into(), host.architecture, host.variant);
+            if matches!(
+                os.to_ascii_lowercase().as_str(),
+                "linux" | "windows" | "darwin" | "freebsd" | "macos"
+            ) {
+                (platform.os, platform.architecture, platform.variant) =
+                    (os.into(), host.architecture, host.variant);
             } else {
                 (platform.os, platform.architecture) = (host.os, os.into());
             }
@@ -123,8 +130,12 @@ impl Platform {
                 _ => 0,
             };
             return match (level(&want).unwrap_or(base), level(&have).unwrap_or(base)) {
-                (w, h) if w == h && (want.variant == have.variant || level(&want).is_some() || base > 0) => Some(0),
-                (w, h) if h < w && matches!(want.architecture.as_str(), "arm" | "amd64" | "arm64") => Some(w - h),
+                (w, h) if w == h && (want.variant == have.variant || level(&want).is_some() || base > 0) => {
+                    Some(0)
+                }
+                (w, h) if h < w && matches!(want.architecture.as_str(), "arm" | "amd64" | "arm64") => {
+                    Some(w - h)
+                }
                 _ => None,
             };
         }

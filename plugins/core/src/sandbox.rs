@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use crate::filter::{self, Fields};
 use crate::container::Runtime;
+use crate::filter::{self, Fields};
 use crate::{Any, Context, FieldMask, Filters, Labels, Result};
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -144,5 +144,8 @@ pub type Shared = Arc<dyn Snapshotter>;
 /// Chain id of a list of diff ids, base first (OCI image specification, `config.md`): `None` for no layers.
 pub fn chain_id(diff_ids: &[crate::Digest]) -> Option<crate::Digest> {
     let (first, rest) = diff_ids.split_first()?;
-    Some(rest.iter().fold(first.clone(), |chain, diff| crate::Digest::of(format!("{chain} {diff}").as_bytes())))
+    Some(
+        rest.iter()
+            .fold(first.clone(), |chain, diff| crate::Digest::of(format!("{chain} {diff}").as_bytes())),
+    )
 }

@@ -21,11 +21,19 @@ pub struct AuthRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {
     None,
-    Basic { username: String, secret: String },
+    Basic {
+        username: String,
+        secret: String,
+    },
     /// A refresh (identity) token.
-    Refresh { secret: String },
+    Refresh {
+        secret: String,
+    },
     /// A whole Authorization header's value, valid until `expire_at`.
-    Header { value: String, expire_at: Option<SystemTime> },
+    Header {
+        value: String,
+        expire_at: Option<SystemTime>,
+    },
 }
 
 /// Who knows credentials: a client over its stream, or configuration.
@@ -118,7 +126,11 @@ pub enum Source {
     Registry(Registry),
     ImageStore(ImageStore),
     /// An image archive (OCI layout or docker save), plain or compressed.
-    Archive { media_type: String, force_compress: bool, bytes: Box<dyn ByteSource> },
+    Archive {
+        media_type: String,
+        force_compress: bool,
+        bytes: Box<dyn ByteSource>,
+    },
 }
 
 pub enum Destination {

@@ -15,7 +15,8 @@ fn main() {
         args.remove(0);
     }
     let (target, layers) = args.split_first().expect("usage: apply [--overlay] TARGET LAYER...");
-    let content = windlass_content::Store::open(&std::env::temp_dir().join("apply-example")).expect("a content store");
+    let content =
+        windlass_content::Store::open(&std::env::temp_dir().join("apply-example")).expect("a content store");
     let differ = Walking::new(Arc::new(content), Limit::default());
     let begun = Instant::now();
     let mut total = 0;

@@ -101,6 +101,8 @@ pub struct Settings {
     pub env: Vec<String>,
     /// Binaries of runtimes by name, before the usual places.
     pub runtimes: BTreeMap<String, PathBuf>,
+    /// OCI runtime of `io.containerd.runc.v2` where a task's options name none; the shim's own where `None`.
+    pub oci_runtime: Option<String>,
     pub limits: Limits,
 }
 

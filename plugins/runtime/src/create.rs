@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use protobuf::MessageField;
+use protobuf::{Message, MessageField};
 use windlass_api::convert::{any, mount};
+use windlass_api::shim::runc;
 use windlass_api::shim::task_v3 as v3;
 use windlass_core::Any;
 use windlass_core::task::CreateOptions;
@@ -13,11 +14,14 @@ use windlass_core::task::CreateOptions;
 use crate::bootstrap::{self, Endpoint};
 use crate::bundle::Bundle;
 use crate::end::is_dead;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shim::Shim;
 use crate::task::Task;
 use crate::tasks::Inner;
 use crate::{connection, features, log, step};
+
+/// The runtime whose options name an OCI runtime.
+const RUNC_V2: &str = "io.containerd.runc.v2";
 
 /// A shim that is there, and how it came to be.
 struct Launched {
@@ -38,6 +42,9 @@ impl Inner {
         let place = self.tasks.reserve(&namespace, &id)?;
         if options.options.as_ref().is_none_or(|o| o.value.is_empty()) {
             options.options = options.runtime.options.clone();
+        }
+        if let Some(binary) = &self.launcher.settings.oci_runtime {
+            options.options = with_binary(options.options.take(), &options.runtime.name, binary)?;
         }
         let bundle = Bundle::new(&self.state, &self.root, &namespace, &id);
         let shared = self.sandbox_endpoint(&namespace, &options).await?;
@@ -212,6 +219,26 @@ impl Inner {
         let response: v3::ConnectResponse = task.shim.call("Connect", &request, Some(limits.call)).await?;
         Ok(response.task_pid)
     }
+}
+
+/// Options of the runtime `io.containerd.runc.v2` with the OCI runtime that configuration prefers, where they name none.
+fn with_binary(options: Option<Any>, runtime: &str, binary: &str) -> Result<Option<Any>> {
+    let known = options.as_ref().is_none_or(|o| o.type_url.ends_with("containerd.runc.v1.Options"));
+    if runtime != RUNC_V2 || !known {
+        return Ok(options);
+    }
+    let mut parsed = match &options {
+        Some(any) => runc::Options::parse_from_bytes(&any.value).map_err(|e| {
+            Error::Shim(windlass_core::Error::invalid("read the runtime's options").with_source(e))
+        })?,
+        None => runc::Options::new(),
+    };
+    if !parsed.binary_name.is_empty() {
+        return Ok(options);
+    }
+    parsed.binary_name = binary.to_owned();
+    let value = parsed.write_to_bytes().expect("a message in memory can be written");
+    Ok(Some(Any { type_url: "containerd.runc.v1.Options".into(), value: value.into() }))
 }
 
 pub fn any_field(any: Option<Any>) -> MessageField<protobuf::well_known_types::any::Any> {

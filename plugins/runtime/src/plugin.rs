@@ -35,6 +35,7 @@ struct ShimConfig {
     env: Vec<String>,
     socket_dir: String,
     runtimes: BTreeMap<String, PathBuf>,
+    oci_runtime: String,
     timeouts: Limits,
 }
 
@@ -60,6 +61,7 @@ impl Plugin for ShimPlugin {
             socket_dir,
             env: config.env,
             runtimes: config.runtimes,
+            oci_runtime: Some(config.oci_runtime).filter(|binary| !binary.is_empty()),
             limits: config.timeouts,
         })))
     }
@@ -83,6 +85,7 @@ impl Plugin for ShimPlugin {
             ("env".to_owned(), toml::Value::Array(Vec::new())),
             ("socket_dir".to_owned(), "".into()),
             ("runtimes".to_owned(), Table::new().into()),
+            ("oci_runtime".to_owned(), "".into()),
             ("timeouts".to_owned(), Limits::table().into()),
         ])
     }

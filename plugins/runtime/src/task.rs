@@ -1,6 +1,6 @@
 //! One task: its bundle, its shim, and what is known of its end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,8 +49,25 @@ pub struct Task {
 struct Known {
     /// By exec id, the task's own under the empty one.
     exits: HashMap<String, Exit>,
+    /// Execs that were deleted before an event told of their exit, with their pids: the event that comes late is not the
+    /// exit of the next exec of that id.
+    late: HashSet<(String, u32)>,
     exit_told: bool,
     delete_told: bool,
+}
+
+impl Known {
+    fn exec_exited(&mut self, id: &str, exit: Exit) {
+        if !self.late.remove(&(id.to_owned(), exit.pid)) && self.exits.len() < MAX_EXITS {
+            self.exits.insert(id.to_owned(), exit);
+        }
+    }
+
+    fn forget(&mut self, exec: &str, pid: u32) {
+        if self.exits.remove(exec).is_none() && pid != 0 && self.late.len() < MAX_EXITS {
+            self.late.insert((exec.to_owned(), pid));
+        }
+    }
 }
 
 /// What waiters wait for.
@@ -113,8 +130,8 @@ impl Task {
         if own {
             known.exit_told = true;
             known.exits.insert(String::new(), exit);
-        } else if known.exits.len() < MAX_EXITS {
-            known.exits.insert(id.to_owned(), exit);
+        } else {
+            known.exec_exited(id, exit);
         }
     }
 
@@ -167,9 +184,9 @@ impl Task {
         tokio::time::timeout(limit, wait).await.is_ok()
     }
 
-    /// Forgets an exec, whose id may be used again.
-    pub fn forget(&self, exec: &str) {
-        self.known().exits.remove(exec);
+    /// Forgets an exec that ran as `pid`, whose id may be used again.
+    pub fn forget(&self, exec: &str, pid: u32) {
+        self.known().forget(exec, pid);
     }
 
     /// Whether exit and deletion have been told to subscribers.
@@ -324,5 +341,29 @@ impl Drop for Reservation<'_> {
         if !self.kept {
             self.table.vacate(&self.namespace, &self.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_exit_is_not_the_next_execs() {
+        let exit = |pid| Exit { pid, status: pid, at: std::time::SystemTime::UNIX_EPOCH };
+        let mut known = Known::default();
+        // Two execs of one id are deleted before their exits are told.
+        known.forget("e", 1);
+        known.forget("e", 2);
+        known.exec_exited("e", exit(1));
+        known.exec_exited("e", exit(2));
+        assert!(known.exits.is_empty() && known.late.is_empty());
+        known.exec_exited("e", exit(3));
+        assert_eq!(known.exits["e"], exit(3));
+        known.forget("e", 3);
+        assert!(known.exits.is_empty() && known.late.is_empty());
+        // One that was never started tells of no exit.
+        known.forget("e", 0);
+        assert!(known.late.is_empty());
     }
 }

@@ -199,7 +199,7 @@ impl Tasks for Manager {
             }
             let exit = manager.delete_in_shim(&task, &exec, manager.limits().delete).await;
             let exit = exit?;
-            task.forget(&exec);
+            task.forget(&exec, exit.pid);
             Ok(exit)
         })
         .await

@@ -9,7 +9,9 @@ use windlass_api::services::containers as wire;
 use windlass_core::container::{Container, Store};
 use windlass_core::{Result, kinds};
 
-use crate::edge::{Answer, Stream, answer, context, database, filters, finish, mask, required, serve, stream};
+use crate::edge::{
+    Answer, Stream, answer, context, database, filters, finish, mask, required, serve, stream,
+};
 
 struct Edge {
     store: Arc<dyn Store>,
@@ -55,7 +57,10 @@ impl wire::containers_server::Containers for Edge {
         answer(found.map(|c| wire::GetContainerResponse { container: Some(to_wire(c)) }))
     }
 
-    async fn list(&self, request: Request<wire::ListContainersRequest>) -> Answer<wire::ListContainersResponse> {
+    async fn list(
+        &self,
+        request: Request<wire::ListContainersRequest>,
+    ) -> Answer<wire::ListContainersResponse> {
         let cx = context(&request)?;
         answer(
             async {
@@ -75,7 +80,10 @@ impl wire::containers_server::Containers for Edge {
         stream(futures::stream::iter(messages).boxed())
     }
 
-    async fn create(&self, request: Request<wire::CreateContainerRequest>) -> Answer<wire::CreateContainerResponse> {
+    async fn create(
+        &self,
+        request: Request<wire::CreateContainerRequest>,
+    ) -> Answer<wire::CreateContainerResponse> {
         let (cx, store) = (context(&request)?, self.store.clone());
         finish(async move {
             let container = from_wire(required("container", request.into_inner().container)?)?;
@@ -85,7 +93,10 @@ impl wire::containers_server::Containers for Edge {
         .await
     }
 
-    async fn update(&self, request: Request<wire::UpdateContainerRequest>) -> Answer<wire::UpdateContainerResponse> {
+    async fn update(
+        &self,
+        request: Request<wire::UpdateContainerRequest>,
+    ) -> Answer<wire::UpdateContainerResponse> {
         let (cx, store) = (context(&request)?, self.store.clone());
         finish(async move {
             let request = request.into_inner();

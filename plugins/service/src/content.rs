@@ -14,7 +14,9 @@ use windlass_api::status;
 use windlass_core::content::{Blob, Info, Status, Store, Writer, WriterOptions};
 use windlass_core::{Context, Digest, Error, Result, kinds};
 
-use crate::edge::{Answer, Stream, answer, context, database, detach, filters, finish, mask, required, serve, stream};
+use crate::edge::{
+    Answer, Stream, answer, context, database, detach, filters, finish, mask, required, serve, stream,
+};
 
 /// Bytes in one message of a read, and where many read at a time: each holds a message that its reader may never take.
 const PIECE: usize = 1 << 20;
@@ -77,7 +79,9 @@ impl Turn {
     fn take() -> Result<Self> {
         let turn = Self;
         if READS.fetch_add(1, Ordering::Relaxed) >= MOST_READS {
-            return Err(Error::exhausted(format!("{MOST_READS} reads of content are under way; try again later")));
+            return Err(Error::exhausted(format!(
+                "{MOST_READS} reads of content are under way; try again later"
+            )));
         }
         Ok(turn)
     }
@@ -138,7 +142,10 @@ impl wire::content_server::Content for Edge {
         .await
     }
 
-    async fn list(&self, request: Request<wire::ListContentRequest>) -> Answer<Stream<wire::ListContentResponse>> {
+    async fn list(
+        &self,
+        request: Request<wire::ListContentRequest>,
+    ) -> Answer<Stream<wire::ListContentResponse>> {
         let cx = context(&request)?;
         let filters = filters(&request.into_inner().filters).map_err(status::grpc)?;
         let (sender, pages) = mpsc::channel(2);
@@ -161,7 +168,10 @@ impl wire::content_server::Content for Edge {
         finish(async move { store.delete(&cx, &request.into_inner().digest.parse()?).await }).await
     }
 
-    async fn read(&self, request: Request<wire::ReadContentRequest>) -> Answer<Stream<wire::ReadContentResponse>> {
+    async fn read(
+        &self,
+        request: Request<wire::ReadContentRequest>,
+    ) -> Answer<Stream<wire::ReadContentResponse>> {
         let cx = context(&request)?;
         let request = request.into_inner();
         let opened = async {
@@ -183,7 +193,10 @@ impl wire::content_server::Content for Edge {
         answer(found.map(|s| wire::StatusResponse { status: Some(status_to_wire(s)) }))
     }
 
-    async fn list_statuses(&self, request: Request<wire::ListStatusesRequest>) -> Answer<wire::ListStatusesResponse> {
+    async fn list_statuses(
+        &self,
+        request: Request<wire::ListStatusesRequest>,
+    ) -> Answer<wire::ListStatusesResponse> {
         let cx = context(&request)?;
         answer(
             async {

@@ -96,8 +96,15 @@ impl wire::diff_server::Diff for Edge {
     }
 }
 
-serve!(Diff, "diff", wire::diff_server::DiffServer, [kinds::Differ], |ctx| {
-    let config: Config = ctx.config()?;
-    let differs: Result<Vec<_>> = config.default.iter().map(|id| ctx.get::<kinds::Differ>(id)).collect();
-    Ok(Edge { differs: differs?.into(), sync: config.sync_fs })
-}, Config);
+serve!(
+    Diff,
+    "diff",
+    wire::diff_server::DiffServer,
+    [kinds::Differ],
+    |ctx| {
+        let config: Config = ctx.config()?;
+        let differs: Result<Vec<_>> = config.default.iter().map(|id| ctx.get::<kinds::Differ>(id)).collect();
+        Ok(Edge { differs: differs?.into(), sync: config.sync_fs })
+    },
+    Config
+);

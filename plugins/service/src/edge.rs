@@ -43,7 +43,10 @@ pub fn settle() {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     WORK.close();
     if runtime.block_on(tokio::time::timeout(PATIENCE, WORK.wait())).is_err() {
-        tracing::warn!(calls = WORK.len(), "calls that change something are still under way; they are given up");
+        tracing::warn!(
+            calls = WORK.len(),
+            "calls that change something are still under way; they are given up"
+        );
     }
 }
 
@@ -56,7 +59,9 @@ pub async fn finish<T: Send + 'static>(work: impl Future<Output = Result<T>> + S
 }
 
 /// A stream of results as gRPC sends it.
-pub fn stream<T: Send + 'static>(items: impl futures::Stream<Item = Result<T>> + Send + 'static) -> Answer<Stream<T>> {
+pub fn stream<T: Send + 'static>(
+    items: impl futures::Stream<Item = Result<T>> + Send + 'static,
+) -> Answer<Stream<T>> {
     use futures::StreamExt;
     Ok(Response::new(Box::pin(items.map(|item| item.map_err(status::grpc)))))
 }
@@ -109,7 +114,9 @@ where
 }
 
 /// Checks a plugin's table against its type; answers keys that mean nothing.
-pub fn check<C: serde::de::DeserializeOwned + serde::Serialize + Default>(config: &toml::Table) -> Result<Vec<String>> {
+pub fn check<C: serde::de::DeserializeOwned + serde::Serialize + Default>(
+    config: &toml::Table,
+) -> Result<Vec<String>> {
     C::deserialize(toml::Value::Table(config.clone()))
         .map_err(|source| Error::invalid("wrong value").with_source(source))?;
     Ok(windlass_core::registry::unknown_keys(config, &defaults::<C>()))

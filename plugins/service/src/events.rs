@@ -63,7 +63,8 @@ impl forward::Events for Forward {
         request: forward::ForwardRequest,
     ) -> ttrpc::Result<protobuf::well_known_types::empty::Empty> {
         let envelope = request.envelope.into_option();
-        let forwarded = required("envelope", envelope).and_then(event::from_shim).and_then(|e| self.exchange.forward(e));
+        let forwarded =
+            required("envelope", envelope).and_then(event::from_shim).and_then(|e| self.exchange.forward(e));
         forwarded.map(|()| Default::default()).map_err(status::ttrpc)
     }
 }

@@ -62,7 +62,8 @@ fn uuid(root: &Path) -> Result<String> {
     }
     let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
         .map_err(|source| Error::io("make an identity from /proc/sys/kernel/random/uuid", source))?;
-    std::fs::write(&file, text.trim()).map_err(|source| Error::io(format!("write {}", file.display()), source))?;
+    std::fs::write(&file, text.trim())
+        .map_err(|source| Error::io(format!("write {}", file.display()), source))?;
     Ok(text.trim().to_owned())
 }
 
@@ -75,7 +76,8 @@ impl Edge {
                 self.uuid.get_or_init(|| made).clone()
             }
         };
-        let namespace = std::fs::metadata("/proc/self/ns/pid").map_err(|e| Error::io("stat /proc/self/ns/pid", e))?;
+        let namespace =
+            std::fs::metadata("/proc/self/ns/pid").map_err(|e| Error::io("stat /proc/self/ns/pid", e))?;
         Ok(wire::ServerResponse {
             uuid,
             pid: std::process::id().into(),
@@ -85,7 +87,8 @@ impl Edge {
     }
 
     async fn info(&self, request: wire::PluginInfoRequest) -> Result<wire::PluginInfoResponse> {
-        let found = self.report.outcomes().into_iter().find(|o| o.kind == request.r#type && o.id == request.id);
+        let found =
+            self.report.outcomes().into_iter().find(|o| o.kind == request.r#type && o.id == request.id);
         let outcome = found
             .ok_or_else(|| Error::not_found(format!("plugin {}.{} not found", request.r#type, request.id)))?;
         let failed = outcome.error.is_some();
@@ -96,7 +99,8 @@ impl Edge {
                 return Err(Error::precondition("cannot get extra info, plugin not successfully loaded"));
             }
             let tasks = self.tasks.as_ref().filter(|_| is_runtime);
-            let tasks = tasks.ok_or_else(|| Error::unimplemented("plugin does not provide extra information"))?;
+            let tasks =
+                tasks.ok_or_else(|| Error::unimplemented("plugin does not provide extra information"))?;
             response.extra = Some(runtime_info(tasks.as_ref(), options).await?);
         }
         Ok(response)
@@ -136,16 +140,25 @@ impl wire::introspection_server::Introspection for Edge {
         answer(self.server())
     }
 
-    async fn plugin_info(&self, request: Request<wire::PluginInfoRequest>) -> Answer<wire::PluginInfoResponse> {
+    async fn plugin_info(
+        &self,
+        request: Request<wire::PluginInfoRequest>,
+    ) -> Answer<wire::PluginInfoResponse> {
         answer(self.info(request.into_inner()).await)
     }
 }
 
-serve!(Introspection, "introspection", wire::introspection_server::IntrospectionServer, [kinds::Runtime], |ctx| {
-    Ok(Edge {
-        report: ctx.report(),
-        root: ctx.options().root.clone(),
-        tasks: ctx.single::<kinds::Runtime>().ok(),
-        uuid: OnceLock::new(),
-    })
-});
+serve!(
+    Introspection,
+    "introspection",
+    wire::introspection_server::IntrospectionServer,
+    [kinds::Runtime],
+    |ctx| {
+        Ok(Edge {
+            report: ctx.report(),
+            root: ctx.options().root.clone(),
+            tasks: ctx.single::<kinds::Runtime>().ok(),
+            uuid: OnceLock::new(),
+        })
+    }
+);

@@ -29,7 +29,8 @@ fn from_resource(resource: wire::Resource) -> Resource {
 fn generated_id() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seed = format!("{}-{}-{}", std::process::id(), now.as_nanos(), COUNTER.fetch_add(1, Ordering::Relaxed));
+    let seed =
+        format!("{}-{}-{}", std::process::id(), now.as_nanos(), COUNTER.fetch_add(1, Ordering::Relaxed));
     format!("{}-{}", now.subsec_nanos(), &Digest::of(seed.as_bytes()).encoded()[..8])
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tonic::Request;
 use windlass_api::services::namespaces as wire;
-use windlass_core::namespace::{Namespace, Store};
 use windlass_core::kinds;
+use windlass_core::namespace::{Namespace, Store};
 
 use crate::edge::{Answer, answer, database, finish, mask, required, serve};
 
@@ -30,10 +30,17 @@ impl wire::namespaces_server::Namespaces for Edge {
 
     async fn list(&self, _: Request<wire::ListNamespacesRequest>) -> Answer<wire::ListNamespacesResponse> {
         let all = self.store.list().await;
-        answer(all.map(|all| wire::ListNamespacesResponse { namespaces: all.into_iter().map(to_wire).collect() }))
+        answer(
+            all.map(|all| wire::ListNamespacesResponse {
+                namespaces: all.into_iter().map(to_wire).collect(),
+            }),
+        )
     }
 
-    async fn create(&self, request: Request<wire::CreateNamespaceRequest>) -> Answer<wire::CreateNamespaceResponse> {
+    async fn create(
+        &self,
+        request: Request<wire::CreateNamespaceRequest>,
+    ) -> Answer<wire::CreateNamespaceResponse> {
         let store = self.store.clone();
         finish(async move {
             let namespace = required("namespace", request.into_inner().namespace)?;
@@ -43,7 +50,10 @@ impl wire::namespaces_server::Namespaces for Edge {
         .await
     }
 
-    async fn update(&self, request: Request<wire::UpdateNamespaceRequest>) -> Answer<wire::UpdateNamespaceResponse> {
+    async fn update(
+        &self,
+        request: Request<wire::UpdateNamespaceRequest>,
+    ) -> Answer<wire::UpdateNamespaceResponse> {
         let store = self.store.clone();
         finish(async move {
             let request = request.into_inner();

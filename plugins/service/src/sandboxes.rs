@@ -106,4 +106,6 @@ struct Controller;
 
 impl wire::controller_server::Controller for Controller {}
 
-serve!(SandboxController, "sandbox-controllers", wire::controller_server::ControllerServer, [], |_| Ok(Controller));
+serve!(SandboxController, "sandbox-controllers", wire::controller_server::ControllerServer, [], |_| Ok(
+    Controller
+));

@@ -9,7 +9,9 @@ use windlass_api::services::snapshots as wire;
 use windlass_core::snapshot::{CommitOptions, Info, Kind, Shared};
 use windlass_core::{Error, Result, kinds, metadata};
 
-use crate::edge::{Answer, Stream, answer, context, database, filters, finish, mask, required, serve, stream};
+use crate::edge::{
+    Answer, Stream, answer, context, database, filters, finish, mask, required, serve, stream,
+};
 
 /// Snapshots in one message of a list.
 const PAGE: usize = 100;
@@ -68,7 +70,10 @@ fn mounts(all: Vec<windlass_core::mount::Mount>) -> Vec<windlass_api::types::Mou
 
 #[tonic::async_trait]
 impl wire::snapshots_server::Snapshots for Edge {
-    async fn prepare(&self, request: Request<wire::PrepareSnapshotRequest>) -> Answer<wire::PrepareSnapshotResponse> {
+    async fn prepare(
+        &self,
+        request: Request<wire::PrepareSnapshotRequest>,
+    ) -> Answer<wire::PrepareSnapshotResponse> {
         let cx = context(&request)?;
         let request = request.into_inner();
         let snapshotter = self.snapshotter(&request.snapshotter);
@@ -133,7 +138,10 @@ impl wire::snapshots_server::Snapshots for Edge {
         )
     }
 
-    async fn update(&self, request: Request<wire::UpdateSnapshotRequest>) -> Answer<wire::UpdateSnapshotResponse> {
+    async fn update(
+        &self,
+        request: Request<wire::UpdateSnapshotRequest>,
+    ) -> Answer<wire::UpdateSnapshotResponse> {
         let cx = context(&request)?;
         let request = request.into_inner();
         let snapshotter = self.snapshotter(&request.snapshotter);
@@ -145,7 +153,10 @@ impl wire::snapshots_server::Snapshots for Edge {
         .await
     }
 
-    async fn list(&self, request: Request<wire::ListSnapshotsRequest>) -> Answer<Stream<wire::ListSnapshotsResponse>> {
+    async fn list(
+        &self,
+        request: Request<wire::ListSnapshotsRequest>,
+    ) -> Answer<Stream<wire::ListSnapshotsResponse>> {
         let cx = context(&request)?;
         let request = request.into_inner();
         let found = async {
@@ -159,7 +170,8 @@ impl wire::snapshots_server::Snapshots for Edge {
             Ok::<_, Error>(all)
         };
         let all: Vec<wire::Info> = found.await.map_err(windlass_api::status::grpc)?;
-        let pages: Vec<_> = all.chunks(PAGE).map(|p| Ok(wire::ListSnapshotsResponse { info: p.to_vec() })).collect();
+        let pages: Vec<_> =
+            all.chunks(PAGE).map(|p| Ok(wire::ListSnapshotsResponse { info: p.to_vec() })).collect();
         stream(futures::stream::iter(pages))
     }
 

@@ -50,7 +50,10 @@ async fn init(requests: &mut Streaming<prost_types::Any>) -> Result<String> {
     let first = requests.message().await.map_err(status::from_grpc)?;
     let first = first.ok_or_else(|| Error::invalid("a stream must begin with its id"))?;
     if any::name(&first.type_url) != "containerd.services.streaming.v1.StreamInit" {
-        return Err(Error::invalid(format!("a stream must begin with its id, not with {:?}", first.type_url)));
+        return Err(Error::invalid(format!(
+            "a stream must begin with its id, not with {:?}",
+            first.type_url
+        )));
     }
     let init = wire::StreamInit::decode(first.value.as_slice())
         .map_err(|source| Error::invalid("first message of a stream").with_source(source))?;
@@ -87,17 +90,23 @@ impl Drop for Forget {
 
 #[tonic::async_trait]
 impl wire::streaming_server::Streaming for Edge {
-    async fn stream(&self, request: Request<Streaming<prost_types::Any>>) -> Answer<edge::Stream<prost_types::Any>> {
+    async fn stream(
+        &self,
+        request: Request<Streaming<prost_types::Any>>,
+    ) -> Answer<edge::Stream<prost_types::Any>> {
         let cx = context(&request)?;
         let mut requests = request.into_inner();
         let id = init(&mut requests).await.map_err(status::grpc)?;
         let (sender, incoming) = mpsc::channel(QUEUE);
         let (outgoing, answers) = mpsc::channel(QUEUE);
-        let pipe = Pipe { incoming: Mutex::new(incoming), outgoing: std::sync::Mutex::new(Some(outgoing.clone())) };
+        let pipe =
+            Pipe { incoming: Mutex::new(incoming), outgoing: std::sync::Mutex::new(Some(outgoing.clone())) };
         self.manager.register(&cx, &id, Arc::new(pipe)).await.map_err(status::grpc)?;
         // The acknowledgement: clients wait for it before they name the stream in a request.
-        let acknowledged = outgoing.send(Any { type_url: "google.protobuf.Empty".into(), ..Any::default() }).await;
-        acknowledged.map_err(|_| status::grpc(Error::new(Class::Canceled, "the stream's client has gone")))?;
+        let acknowledged =
+            outgoing.send(Any { type_url: "google.protobuf.Empty".into(), ..Any::default() }).await;
+        acknowledged
+            .map_err(|_| status::grpc(Error::new(Class::Canceled, "the stream's client has gone")))?;
         // The pipe alone keeps the answers open: they end when the transfer has let go of it.
         drop(outgoing);
         tokio::spawn(pump(requests, sender));

@@ -1,5 +1,7 @@
 //! Import, export, tag and echo.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::images::{self, gzip, image_for, noise, tar, three};

@@ -1,5 +1,7 @@
 //! Pulls, from registries that behave and from such that do not.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::os::unix::fs::FileTypeExt;
@@ -297,7 +299,7 @@ async fn hostile_documents_are_refused() {
     registry.add_document("app", "large", MANIFEST, &large);
     assert!(stack.pull(registry.image("app:large")).await.is_err());
     let config = blob(noise(5 << 20, 2));
-    registry.add_blobs(&[config.clone()]);
+    registry.add_blobs(std::slice::from_ref(&config));
     let manifest = serde_json::json!({"schemaVersion": 2, "config": images::descriptor(images::CONFIG, &config), "layers": []});
     registry.add_document("app", "config", MANIFEST, &blob(manifest.to_string()));
     let error = stack.pull(registry.image("app:config")).await.unwrap_err();
@@ -341,6 +343,30 @@ async fn what_is_there_is_not_fetched_again() {
     stack.db.collect().await.unwrap();
     stack.pull(registry.image(APP)).await.unwrap();
     assert_eq!(registry.count(Method::GET, "/blobs/"), 1);
+    pulled(&stack, &made).await;
+}
+
+/// Runs a collection at every line of progress.
+struct Collecting(Arc<dyn windlass_core::metadata::Database>);
+
+impl windlass_core::transfer::ProgressSink for Collecting {
+    fn progress(&self, _: windlass_core::transfer::Progress) {
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(self.0.collect())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_is_held_as_soon_as_it_is_counted_on() {
+    let made = three();
+    let registry = served(&made).await;
+    let stack = Stack::new("overlayfs");
+    let name = stack.pull(registry.image(APP)).await.unwrap().remove(0).name;
+    // Nothing refers to content and snapshots any more, and they are not collected yet.
+    stack.db.images().delete(&stack.cx, &name, None).await.unwrap();
+    let (from, to) = (registry.image(APP), stack.store(&name));
+    let sink = Arc::new(Collecting(stack.db.clone()));
+    let to = Destination::ImageStore(to);
+    stack.local.transfer(&stack.cx, Source::Registry(from), to, sink).await.unwrap();
     pulled(&stack, &made).await;
 }
 

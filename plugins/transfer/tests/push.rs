@@ -1,5 +1,7 @@
 //! Pushes.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::Stack;

@@ -163,6 +163,8 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
     let sources = rootfs::open_sources(&spec, options.bundle, namespaces.joined_user())?;
     let mut undo = Undo::default();
     undo.state_dir = Some(state_directory(options.root, options.id)?);
+    // Before the groups are among what would be undone: undoing kills what is in them.
+    cgroup.check_unused()?;
     let target = match &cgroup {
         Cgroup::V2(_) => {
             undo.cgroup = Some(cgroup.clone());

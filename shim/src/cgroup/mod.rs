@@ -73,7 +73,9 @@ impl Cgroup {
 
     fn controller(&self, name: &str) -> Option<&Path> {
         match self {
-            Cgroup::V1(groups) => groups.iter().find(|(known, _)| known == name).map(|(_, path)| path.as_path()),
+            Cgroup::V1(groups) => {
+                groups.iter().find(|(known, _)| known == name).map(|(_, path)| path.as_path())
+            }
             Cgroup::V2(path) => Some(path),
         }
     }
@@ -161,7 +163,9 @@ fn huge_page_sizes() -> Vec<String> {
     let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else { return Vec::new() };
     let mut sizes: Vec<u64> = entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok())
+        .filter_map(|entry| {
+            entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
+        })
         .collect();
     sizes.sort_unstable();
     sizes

@@ -8,11 +8,38 @@ use crate::pb::Writer;
 
 /// `memory.stat` in the order of the message's fields, which begin at 1.
 const MEMORY: [&str; 32] = [
-    "cache", "rss", "rss_huge", "mapped_file", "dirty", "writeback", "pgpgin", "pgpgout", "pgfault", "pgmajfault",
-    "inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable", "hierarchical_memory_limit",
-    "hierarchical_memsw_limit", "total_cache", "total_rss", "total_rss_huge", "total_mapped_file", "total_dirty",
-    "total_writeback", "total_pgpgin", "total_pgpgout", "total_pgfault", "total_pgmajfault", "total_inactive_anon",
-    "total_active_anon", "total_inactive_file", "total_active_file", "total_unevictable",
+    "cache",
+    "rss",
+    "rss_huge",
+    "mapped_file",
+    "dirty",
+    "writeback",
+    "pgpgin",
+    "pgpgout",
+    "pgfault",
+    "pgmajfault",
+    "inactive_anon",
+    "active_anon",
+    "inactive_file",
+    "active_file",
+    "unevictable",
+    "hierarchical_memory_limit",
+    "hierarchical_memsw_limit",
+    "total_cache",
+    "total_rss",
+    "total_rss_huge",
+    "total_mapped_file",
+    "total_dirty",
+    "total_writeback",
+    "total_pgpgin",
+    "total_pgpgout",
+    "total_pgfault",
+    "total_pgmajfault",
+    "total_inactive_anon",
+    "total_active_anon",
+    "total_inactive_file",
+    "total_active_file",
+    "total_unevictable",
 ];
 
 /// `blkio.*` files of kernels with the CFQ or BFQ scheduler, and their fields.
@@ -118,7 +145,9 @@ fn memory(dir: &Path, out: &mut Writer) {
             out.number(index as u32 + 1, value);
         }
     });
-    for (field, module) in [(33, "memory"), (34, "memory.memsw"), (35, "memory.kmem"), (36, "memory.kmem.tcp")] {
+    for (field, module) in
+        [(33, "memory"), (34, "memory.memsw"), (35, "memory.kmem"), (36, "memory.kmem.tcp")]
+    {
         out.message(field, |out| {
             for (field, what) in [(1, "limit"), (2, "usage"), (3, "max_usage")] {
                 out.number(field, number(dir, &format!("{module}.{what}_in_bytes")));
@@ -206,7 +235,8 @@ mod tests {
         write("cpuacct/cpuacct.stat", "user 2\nsystem 3\n");
         write("cpuacct/cpuacct.usage_percpu", "60 63\n");
         write("blkio/blkio.throttle.io_serviced", "8:0 Read 5\nTotal 5\n");
-        let groups = ["pids", "memory", "cpuacct", "blkio"].map(|name| (name.to_owned(), root.path().join(name)));
+        let groups =
+            ["pids", "memory", "cpuacct", "blkio"].map(|name| (name.to_owned(), root.path().join(name)));
         let metrics = Metrics::parse_from_bytes(&read(&Cgroup::V1(groups.to_vec()))).unwrap();
         assert_eq!((metrics.pids.current, metrics.pids.limit), (3, u64::MAX));
         assert_eq!((metrics.memory.cache, metrics.memory.rss, metrics.memory.total_unevictable), (1, 2, 32));

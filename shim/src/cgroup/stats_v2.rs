@@ -8,11 +8,37 @@ use crate::pb::Writer;
 
 /// `memory.stat` in the order of the message's fields, which begin at 1.
 const MEMORY: [&str; 31] = [
-    "anon", "file", "kernel_stack", "slab", "sock", "shmem", "file_mapped", "file_dirty", "file_writeback", "anon_thp",
-    "inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable", "slab_reclaimable",
-    "slab_unreclaimable", "pgfault", "pgmajfault", "workingset_refault", "workingset_activate",
-    "workingset_nodereclaim", "pgrefill", "pgscan", "pgsteal", "pgactivate", "pgdeactivate", "pglazyfree",
-    "pglazyfreed", "thp_fault_alloc", "thp_collapse_alloc",
+    "anon",
+    "file",
+    "kernel_stack",
+    "slab",
+    "sock",
+    "shmem",
+    "file_mapped",
+    "file_dirty",
+    "file_writeback",
+    "anon_thp",
+    "inactive_anon",
+    "active_anon",
+    "inactive_file",
+    "active_file",
+    "unevictable",
+    "slab_reclaimable",
+    "slab_unreclaimable",
+    "pgfault",
+    "pgmajfault",
+    "workingset_refault",
+    "workingset_activate",
+    "workingset_nodereclaim",
+    "pgrefill",
+    "pgscan",
+    "pgsteal",
+    "pgactivate",
+    "pgdeactivate",
+    "pglazyfree",
+    "pglazyfreed",
+    "thp_fault_alloc",
+    "thp_collapse_alloc",
 ];
 const MEMORY_FILES: [(u32, &str); 6] = [
     (32, "memory.current"),
@@ -170,6 +196,9 @@ mod tests {
         assert_eq!((metrics.memory.anon, metrics.memory.thp_collapse_alloc), (5, 31));
         assert_eq!(metrics.memory.usage_limit, u64::MAX);
         assert_eq!((metrics.memory_events.oom_kill, metrics.memory_events.oom_group_kill), (2, 1));
-        assert_eq!((metrics.io.usage[0].major, metrics.io.usage[0].minor, metrics.io.usage[0].wios), (8, 16, 4));
+        assert_eq!(
+            (metrics.io.usage[0].major, metrics.io.usage[0].minor, metrics.io.usage[0].wios),
+            (8, 16, 4)
+        );
     }
 }

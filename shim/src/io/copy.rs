@@ -102,7 +102,12 @@ enum Read {
 
 /// Copies until the end of the source, an error of either, or until `ended` turns true and the source is empty; then
 /// closes the target and calls `finish`.
-pub async fn run(source: Source, target: Target, mut ended: Option<watch::Receiver<bool>>, finish: impl FnOnce()) {
+pub async fn run(
+    source: Source,
+    target: Target,
+    mut ended: Option<watch::Receiver<bool>>,
+    finish: impl FnOnce(),
+) {
     if let Err(error) = copy(&source, &target, &mut ended).await {
         log::debug!("copy of a stream ended: {error}");
     }

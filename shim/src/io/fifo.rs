@@ -79,7 +79,8 @@ async fn wait_for_reader(path: &Path, write: &OwnedFd) -> io::Result<()> {
         }
         let mut guard = watch.readable().await?;
         let mut buffer = [MaybeUninit::uninit(); 512];
-        let read = guard.try_io(|fd| rustix::io::read(fd, &mut buffer[..]).map(|_| ()).map_err(io::Error::from));
+        let read =
+            guard.try_io(|fd| rustix::io::read(fd, &mut buffer[..]).map(|_| ()).map_err(io::Error::from));
         if let Ok(result) = read {
             result?;
         }

@@ -48,11 +48,20 @@ impl Logger {
                 format!("CONTAINER_ID={}", setup.id),
                 format!("CONTAINER_NAMESPACE={}", setup.namespace),
             ]),
-            fds: vec![None, None, None, Some(out_read.as_fd()), Some(err_read.as_fd()), Some(ready_write.as_fd())],
+            fds: vec![
+                None,
+                None,
+                None,
+                Some(out_read.as_fd()),
+                Some(err_read.as_fd()),
+                Some(ready_write.as_fd()),
+            ],
             bound: false,
             dir: None,
         })
-        .map_err(|error| Error::unknown(format!("failed to start binary process: {}: {error}", path.display())))?;
+        .map_err(|error| {
+            Error::unknown(format!("failed to start binary process: {}: {error}", path.display()))
+        })?;
         let logger = Logger { pid, exit: reaper.watch(pid) };
         drop((launch, ready_write, out_read, err_read));
         match logger.ready(ready_read, strict).await {
@@ -71,7 +80,9 @@ impl Logger {
             loop {
                 let mut guard = read.readable().await?;
                 let mut byte = [0u8; 1];
-                if let Ok(result) = guard.try_io(|fd| rustix::io::read(fd, &mut byte).map_err(std::io::Error::from)) {
+                if let Ok(result) =
+                    guard.try_io(|fd| rustix::io::read(fd, &mut byte).map_err(std::io::Error::from))
+                {
                     return result;
                 }
             }

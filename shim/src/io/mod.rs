@@ -111,16 +111,16 @@ impl ProcessIo {
                 *io.logger.borrow_mut() = Some(logger);
                 (Some(out), Some(err))
             }
-            Uri::File(path) => {
-                (Some(io.file(&path, setup)?), Some(io.file(&path, setup)?))
-            }
+            Uri::File(path) => (Some(io.file(&path, setup)?), Some(io.file(&path, setup)?)),
             Uri::Fifo(path) => {
                 let stdout = (!path.as_os_str().is_empty()).then(|| io.output(&path, setup)).transpose()?;
                 let stderr = match Uri::parse(&stdio.stderr)? {
                     Uri::Fifo(path) if path.as_os_str().is_empty() => None,
                     Uri::Fifo(path) => Some(io.output(&path, setup)?),
                     Uri::File(path) => Some(io.file(&path, setup)?),
-                    Uri::Binary { .. } => return Err(Error::invalid("a logger for stderr alone is not supported")),
+                    Uri::Binary { .. } => {
+                        return Err(Error::invalid("a logger for stderr alone is not supported"));
+                    }
                 };
                 (stdout, stderr)
             }
@@ -192,7 +192,13 @@ impl ProcessIo {
         Ok((ours, theirs))
     }
 
-    fn copy(&self, source: Source, target: Target, output: Option<Output>, ended: Option<watch::Receiver<bool>>) {
+    fn copy(
+        &self,
+        source: Source,
+        target: Target,
+        output: Option<Output>,
+        ended: Option<watch::Receiver<bool>>,
+    ) {
         let late = Rc::clone(&self.late);
         let finish = move || {
             if let Some(output) = output {

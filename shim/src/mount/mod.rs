@@ -121,8 +121,10 @@ pub fn unmount_all(path: &Path) -> Result<()> {
         match rustix::mount::unmount(point, UnmountFlags::NOFOLLOW) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
             // Somebody still looks at it; it goes when they do.
-            Err(rustix::io::Errno::BUSY) => rustix::mount::unmount(point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
-                .at("detach", point)?,
+            Err(rustix::io::Errno::BUSY) => {
+                rustix::mount::unmount(point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+                    .at("detach", point)?
+            }
             Err(error) => return Err(error).at("unmount", point),
         }
     }
@@ -135,7 +137,8 @@ fn below(path: &Path) -> Result<Vec<PathBuf>> {
     let table = fs::read_to_string(TABLE).at("read", TABLE)?;
     // The table has the path without links, as the kernel names an open directory.
     let dir = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
-    let real = fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd())).unwrap_or_else(|_| path.to_owned());
+    let real =
+        fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd())).unwrap_or_else(|_| path.to_owned());
     drop(dir);
     Ok(table
         .lines()
@@ -225,7 +228,8 @@ mod tests {
     fn a_failure_takes_earlier_mounts_away_and_names_itself() {
         let dir = tempfile::tempdir().unwrap();
         let rootfs = make_rootfs(dir.path()).unwrap();
-        let tmpfs = Mount { kind: "tmpfs".into(), source: "tmpfs".into(), target: String::new(), options: vec![] };
+        let tmpfs =
+            Mount { kind: "tmpfs".into(), source: "tmpfs".into(), target: String::new(), options: vec![] };
         let wrong = Mount { kind: "ext4".into(), source: "/no/such".into(), ..tmpfs.clone() };
         let error = mount_all(&[tmpfs, wrong], &rootfs).unwrap_err().to_string();
         assert!(error.contains("/no/such"), "{error}");

@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn words_are_sorted() {
-        let words = ["rbind", "ro", "nosuid", "rslave", "size=1m", "X-containerd.note", "suid"].map(str::to_owned);
+        let words =
+            ["rbind", "ro", "nosuid", "rslave", "size=1m", "X-containerd.note", "suid"].map(str::to_owned);
         let options = Options::parse(&words);
         assert!(options.bind && options.recursive);
         assert_eq!(options.flags, MountFlags::RDONLY);

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 
 use super::options::Options;
@@ -69,7 +69,8 @@ fn classic(options: &Options, target: &Path) -> Result<()> {
     }
     // Layers of one snapshotter share their directory: with it as the working directory their names are short.
     let layers = options.data.iter().find_map(|option| option.strip_prefix("lowerdir=")).unwrap_or_default();
-    let too_long = || Error::invalid(format!("overlay has too many layers for this kernel: {} bytes", data.len()));
+    let too_long =
+        || Error::invalid(format!("overlay has too many layers for this kernel: {} bytes", data.len()));
     let common = common_dir(layers).ok_or_else(too_long)?;
     let short: Vec<String> = options
         .data
@@ -140,7 +141,8 @@ mod tests {
         modern(&options, &target).unwrap();
         assert!(target.join("f149").exists());
         crate::mount::unmount_all(&target).unwrap();
-        let few = Options { data: vec![format!("lowerdir={}", layers[..80].join(":"))], ..Options::default() };
+        let few =
+            Options { data: vec![format!("lowerdir={}", layers[..80].join(":"))], ..Options::default() };
         classic(&few, &target).unwrap();
         assert!(target.join("f79").exists());
         crate::mount::unmount_all(&target).unwrap();

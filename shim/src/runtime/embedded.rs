@@ -112,9 +112,9 @@ impl Embedded {
                 helper.go()?;
                 helper.result().await.map(drop)
             }
-            None => {
-                self.with(|container| container.start().map_err(|error| failed("OCI runtime start failed", &error)))
-            }
+            None => self.with(|container| {
+                container.start().map_err(|error| failed("OCI runtime start failed", &error))
+            }),
         }
     }
 
@@ -154,7 +154,9 @@ impl Embedded {
     }
 
     pub fn update(&self, resources: &[u8]) -> Result<()> {
-        self.with(|container| container.update(resources).map_err(|error| failed("OCI runtime update failed", &error)))
+        self.with(|container| {
+            container.update(resources).map_err(|error| failed("OCI runtime update failed", &error))
+        })
     }
 
     pub async fn delete(&self, force: bool) -> Result<()> {

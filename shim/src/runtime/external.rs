@@ -46,10 +46,17 @@ pub struct Restore {
 }
 
 impl External {
-    pub fn new(id: &str, bundle: &Path, root: PathBuf, options: &Options, reaper: &Rc<Reaper>) -> Result<External> {
+    pub fn new(
+        id: &str,
+        bundle: &Path,
+        root: PathBuf,
+        options: &Options,
+        reaper: &Rc<Reaper>,
+    ) -> Result<External> {
         let binary = options.binary_name.clone();
-        let path = spawn::find(&binary)
-            .ok_or_else(|| Error::not_found(format!("runtime {binary:?}: executable file not found in $PATH")))?;
+        let path = spawn::find(&binary).ok_or_else(|| {
+            Error::not_found(format!("runtime {binary:?}: executable file not found in $PATH"))
+        })?;
         let limit = std::env::var("WINDLASS_RUNTIME_TIMEOUT").ok().and_then(|seconds| seconds.parse().ok());
         Ok(External {
             binary,
@@ -74,7 +81,12 @@ impl External {
     pub async fn restore(&self, restore: &Restore, child: Child) -> Result<Launched> {
         let mut args: Vec<String> = ["restore", "--bundle"].map(str::to_owned).to_vec();
         args.push(self.bundle.display().to_string());
-        args.extend(["--image-path".to_owned(), restore.image.clone(), "--work-path".to_owned(), restore.work.clone()]);
+        args.extend([
+            "--image-path".to_owned(),
+            restore.image.clone(),
+            "--work-path".to_owned(),
+            restore.work.clone(),
+        ]);
         if !restore.parent.is_empty() {
             args.extend(["--parent-path".to_owned(), restore.parent.clone()]);
         }
@@ -138,7 +150,10 @@ impl External {
             None => None,
         };
         let text = fs::read_to_string(pid_file).at("read", pid_file)?;
-        let pid = text.trim().parse().map_err(|_| Error::unknown(format!("{what}: no pid in {}", pid_file.display())))?;
+        let pid = text
+            .trim()
+            .parse()
+            .map_err(|_| Error::unknown(format!("{what}: no pid in {}", pid_file.display())))?;
         Ok(Launched { pid, console })
     }
 
@@ -231,7 +246,12 @@ impl External {
     ) -> Result<()> {
         let log = self.bundle.join("log.json");
         let mut all = vec!["--root".to_owned(), self.root.display().to_string()];
-        all.extend(["--log".to_owned(), log.display().to_string(), "--log-format".to_owned(), "json".to_owned()]);
+        all.extend([
+            "--log".to_owned(),
+            log.display().to_string(),
+            "--log-format".to_owned(),
+            "json".to_owned(),
+        ]);
         if self.systemd_cgroup {
             all.push("--systemd-cgroup".to_owned());
         }
@@ -239,15 +259,19 @@ impl External {
         // Only what this call adds to the log is about this call.
         let logged = fs::metadata(&log).map_or(0, |meta| meta.len());
         let launch = self.reaper.launch();
-        let pid = spawn::spawn(&Program { path: &self.path, args: all, env: None, fds, bound: true, dir: None })
-            .map_err(|error| Error::unknown(format!("{what}: {}: {error}", self.binary)))?;
+        let pid =
+            spawn::spawn(&Program { path: &self.path, args: all, env: None, fds, bound: true, dir: None })
+                .map_err(|error| Error::unknown(format!("{what}: {}: {error}", self.binary)))?;
         let exit = self.reaper.watch(pid);
         drop(launch);
         let Ok(exit) = tokio::time::timeout(self.limit, exit).await else {
             if let Some(pid) = Pid::from_raw(pid as i32) {
                 let _ = kill_process(pid, Signal::KILL);
             }
-            return Err(Error::class(Code::DeadlineExceeded, format!("{what}: {} did not answer", self.binary)));
+            return Err(Error::class(
+                Code::DeadlineExceeded,
+                format!("{what}: {} did not answer", self.binary),
+            ));
         };
         let status = exit.map_or(255, |exit| exit.status);
         if status == 0 {
@@ -300,14 +324,18 @@ fn last_error(log: &Path, from: u64) -> Option<String> {
 /// What a runtime program says of its features, as JSON; `None` if it does not know the question.
 pub fn features(binary: &str) -> Result<Option<Vec<u8>>> {
     let path = spawn::find(binary).filter(|path| path.exists()).ok_or_else(|| {
-        Error::not_found(format!("failed to look up the path of {binary:?}: executable file not found in $PATH"))
+        Error::not_found(format!(
+            "failed to look up the path of {binary:?}: executable file not found in $PATH"
+        ))
     })?;
     let output = spawn::capture().op("make file for output")?;
     let fds = vec![None, Some(output.as_fd()), None];
     let args = vec!["features".to_owned()];
-    let pid = spawn::spawn(&Program { path: &path, args, env: None, fds, bound: true, dir: None }).at("run", &path)?;
+    let pid = spawn::spawn(&Program { path: &path, args, env: None, fds, bound: true, dir: None })
+        .at("run", &path)?;
     let pid = Pid::from_raw(pid as i32).ok_or_else(|| Error::unknown("no pid"))?;
-    let status = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).at("wait for", &path)?;
+    let status =
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).at("wait for", &path)?;
     if status.and_then(|(_, status)| status.exit_status()) != Some(0) {
         return Ok(None);
     }
@@ -328,7 +356,9 @@ mod tests {
         let old = "{\"level\":\"error\",\"msg\":\"old\"}\n";
         fs::write(&path, old).unwrap();
         assert_eq!(last_error(&path, old.len() as u64), None);
-        let text = format!("{old}{{\"level\":\"error\",\"msg\":\"first\"}}\n{{\"level\":\"error\",\"msg\":\" second \"}}\n{{\"level\":\"info\",\"msg\":\"x\"}}\nnot json\n");
+        let text = format!(
+            "{old}{{\"level\":\"error\",\"msg\":\"first\"}}\n{{\"level\":\"error\",\"msg\":\" second \"}}\n{{\"level\":\"info\",\"msg\":\"x\"}}\nnot json\n"
+        );
         fs::write(&path, text).unwrap();
         assert_eq!(last_error(&path, old.len() as u64).as_deref(), Some("second"));
         assert_eq!(last_error(Path::new("/no/such"), 0), None);

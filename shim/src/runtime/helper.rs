@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
@@ -43,13 +43,15 @@ impl Helper {
     /// Forks; `body` runs in the helper, which ends with it. Only `keep` and the standard streams stay open there.
     pub fn fork(keep: &[RawFd], body: impl FnOnce(&Task)) -> Result<Helper> {
         let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).op("make socket pair")?;
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .op("make socket pair")?;
         // SAFETY: the process has one thread, so the child may do what the parent may.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()).op("fork"),
             0 => {
                 let task = Task { socket: theirs };
-                let mut keep: Vec<RawFd> = keep.iter().copied().chain([0, 1, 2, task.socket.as_raw_fd()]).collect();
+                let mut keep: Vec<RawFd> =
+                    keep.iter().copied().chain([0, 1, 2, task.socket.as_raw_fd()]).collect();
                 // SAFETY: what is closed belongs to values that the child never touches or drops: it leaves by `_exit`.
                 unsafe {
                     libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -90,7 +92,8 @@ impl Helper {
         let (bytes, fd) = message.op("hear from helper")?;
         match bytes.split_first() {
             Some((&DONE, rest)) => {
-                let number = <[u8; 4]>::try_from(rest).map_err(|_| Error::unknown("the helper sent no number"))?;
+                let number =
+                    <[u8; 4]>::try_from(rest).map_err(|_| Error::unknown("the helper sent no number"))?;
                 Ok((u32::from_ne_bytes(number), fd))
             }
             Some((&FAILED, rest)) => {
@@ -145,7 +148,8 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
     let mut bytes = vec![0u8; MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let received =
+        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     let mut fd = None;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {

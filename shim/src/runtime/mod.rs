@@ -145,6 +145,8 @@ impl Runtime {
 fn no_checkpoints(what: &str) -> Error {
     Error::class(
         Code::Unimplemented,
-        format!("{what} needs an external runtime with CRIU, such as runc; set it as the runtime option BinaryName"),
+        format!(
+            "{what} needs an external runtime with CRIU, such as runc; set it as the runtime option BinaryName"
+        ),
     )
 }

@@ -26,9 +26,14 @@ use crate::time;
 pub(super) const DRAIN: Duration = Duration::from_secs(10);
 
 impl Tasks {
-    pub(super) async fn create(self: &Rc<Self>, request: api::CreateTaskRequest) -> Result<api::CreateTaskResponse> {
+    pub(super) async fn create(
+        self: &Rc<Self>,
+        request: api::CreateTaskRequest,
+    ) -> Result<api::CreateTaskResponse> {
         check_id(&request.id)?;
-        if self.containers.borrow().contains_key(&request.id) || !self.creating.borrow_mut().insert(request.id.clone()) {
+        if self.containers.borrow().contains_key(&request.id)
+            || !self.creating.borrow_mut().insert(request.id.clone())
+        {
             return Err(Error::exists(format!("container {}", request.id)));
         }
         let result = self.create_new(&request).await;
@@ -47,7 +52,8 @@ impl Tasks {
         let options = Options::from_any(request.options.as_ref())?;
         options.write(&bundle)?;
         let spec = Spec::read(&bundle)?;
-        let runtime = Runtime::new(&request.id, &bundle, &self.namespace, &options, spec.has_hooks(), &self.reaper)?;
+        let runtime =
+            Runtime::new(&request.id, &bundle, &self.namespace, &options, spec.has_hooks(), &self.reaper)?;
         let mounts: Vec<Mount> = request.rootfs.iter().map(from_wire).collect();
         let stdio = Stdio {
             stdin: request.stdin.clone(),
@@ -55,8 +61,13 @@ impl Tasks {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
-        let mut container =
-            Container::new(&request.id, bundle, options, runtime, Process::new(&request.id, stdio, Vec::new()));
+        let mut container = Container::new(
+            &request.id,
+            bundle,
+            options,
+            runtime,
+            Process::new(&request.id, stdio, Vec::new()),
+        );
         container.shares_pids = spec.shares_pids();
         container.direct_io =
             !spec.confined() && container.options.io_uid == 0 && container.options.io_gid == 0;
@@ -78,7 +89,11 @@ impl Tasks {
         }
     }
 
-    async fn launch_init(self: &Rc<Self>, container: &Rc<Container>, request: &api::CreateTaskRequest) -> Result<()> {
+    async fn launch_init(
+        self: &Rc<Self>,
+        container: &Rc<Container>,
+        request: &api::CreateTaskRequest,
+    ) -> Result<()> {
         failpoint!("shim.create.mounted");
         let _launch = self.reaper.launch();
         if request.checkpoint.is_empty() {

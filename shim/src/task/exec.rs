@@ -42,14 +42,21 @@ impl Tasks {
         Ok(())
     }
 
-    pub(super) async fn start_exec(self: &Rc<Self>, container: &Rc<Container>, process: &Rc<Process>) -> Result<()> {
+    pub(super) async fn start_exec(
+        self: &Rc<Self>,
+        container: &Rc<Container>,
+        process: &Rc<Process>,
+    ) -> Result<()> {
         match process.state.get() {
             State::Created => {}
             State::Running => return Err(Error::unknown("cannot start a running process")),
             State::Stopped => return Err(Error::unknown("cannot start a stopped process")),
         }
         if container.init_gone.get() {
-            return Err(Error::precondition(format!("container {} init process is not running", container.id)));
+            return Err(Error::precondition(format!(
+                "container {} init process is not running",
+                container.id
+            )));
         }
         failpoint!("shim.exec.begin");
         container.exec_begins();

@@ -108,7 +108,11 @@ impl Tasks {
         let own_work = container.bundle.join("work/criu-work");
         let checkpoint = Checkpoint {
             image: request.path.clone(),
-            work: if options.work_path.is_empty() { own_work.display().to_string() } else { options.work_path.clone() },
+            work: if options.work_path.is_empty() {
+                own_work.display().to_string()
+            } else {
+                options.work_path.clone()
+            },
             leave_running: !options.exit,
             open_tcp: options.open_tcp,
             external_sockets: options.external_unix_sockets,
@@ -124,7 +128,11 @@ impl Tasks {
                 // CRIU may have failed before it wrote a log.
                 let _ = std::fs::copy(std::path::Path::new(&checkpoint.work).join("dump.log"), &dump);
                 let text = other.to_string();
-                Error::unknown(format!("{} path= {}", text.lines().next().unwrap_or_default(), dump.display()))
+                Error::unknown(format!(
+                    "{} path= {}",
+                    text.lines().next().unwrap_or_default(),
+                    dump.display()
+                ))
             }
         });
         if options.work_path.is_empty() {

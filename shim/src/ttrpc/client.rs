@@ -21,7 +21,13 @@ impl Client {
     }
 
     /// Sends a request and waits for its answer. After an error the connection is of no more use.
-    pub async fn call(&mut self, service: &str, method: &str, payload: Vec<u8>, limit: Duration) -> io::Result<Response> {
+    pub async fn call(
+        &mut self,
+        service: &str,
+        method: &str,
+        payload: Vec<u8>,
+        limit: Duration,
+    ) -> io::Result<Response> {
         let request = Request {
             service: service.to_owned(),
             method: method.to_owned(),

@@ -179,8 +179,12 @@ mod tests {
 
     #[test]
     fn messages_survive_the_wire() {
-        let request =
-            Request { service: "s".into(), method: "M".into(), payload: vec![1, 2, 3], timeout_nanos: 7_000_000_000 };
+        let request = Request {
+            service: "s".into(),
+            method: "M".into(),
+            payload: vec![1, 2, 3],
+            timeout_nanos: 7_000_000_000,
+        };
         assert_eq!(Request::decode(&request.encode().unwrap()).unwrap(), request);
         let response = Response { status: Some(Status { code: 5, message: "gone".into() }), payload: vec![] };
         assert_eq!(Response::decode(&response.encode().unwrap()).unwrap(), response);

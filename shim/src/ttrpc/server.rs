@@ -89,7 +89,11 @@ impl Connection {
             let (header, payload) = match frame::read(&mut read).await {
                 Ok(Ok(frame)) => frame,
                 Ok(Err(header)) => {
-                    let text = format!("message length {} exceed maximum message size of {}", header.length, frame::LIMIT);
+                    let text = format!(
+                        "message length {} exceed maximum message size of {}",
+                        header.length,
+                        frame::LIMIT
+                    );
                     self.fail(header.stream, Code::ResourceExhausted, text).await;
                     continue;
                 }
@@ -100,11 +104,21 @@ impl Connection {
                 continue;
             }
             if header.stream.is_multiple_of(2) {
-                self.fail(header.stream, Code::InvalidArgument, "StreamID must be odd for client initiated streams".into()).await;
+                self.fail(
+                    header.stream,
+                    Code::InvalidArgument,
+                    "StreamID must be odd for client initiated streams".into(),
+                )
+                .await;
                 continue;
             }
             if header.stream <= last {
-                self.fail(header.stream, Code::InvalidArgument, "StreamID cannot be re-used and must increment".into()).await;
+                self.fail(
+                    header.stream,
+                    Code::InvalidArgument,
+                    "StreamID cannot be re-used and must increment".into(),
+                )
+                .await;
                 continue;
             }
             last = header.stream;
@@ -113,9 +127,17 @@ impl Connection {
                     self.in_flight.set(self.in_flight.get() + 1);
                     spawn_local(Rc::clone(&self).answer(header.stream, request, Rc::clone(&service)));
                 }
-                Ok(_) => self.fail(header.stream, Code::ResourceExhausted, "too many requests in progress".into()).await,
+                Ok(_) => {
+                    self.fail(header.stream, Code::ResourceExhausted, "too many requests in progress".into())
+                        .await
+                }
                 Err(error) => {
-                    self.fail(header.stream, Code::InvalidArgument, format!("unmarshal request error: {error}")).await;
+                    self.fail(
+                        header.stream,
+                        Code::InvalidArgument,
+                        format!("unmarshal request error: {error}"),
+                    )
+                    .await;
                 }
             }
         }
@@ -149,7 +171,9 @@ impl Connection {
         let response = match result {
             Some(Some(Ok(payload))) => Response { status: None, payload },
             Some(Some(Err(error))) => Response { status: Some(Status::from(&error)), payload: Vec::new() },
-            Some(None) => Response { status: Some(Status::bare(Code::Unimplemented, unknown)), payload: Vec::new() },
+            Some(None) => {
+                Response { status: Some(Status::bare(Code::Unimplemented, unknown)), payload: Vec::new() }
+            }
             None => {
                 let status = Status::bare(Code::DeadlineExceeded, "context deadline exceeded".into());
                 Response { status: Some(status), payload: Vec::new() }
@@ -169,7 +193,10 @@ impl Connection {
         }
         let Ok(mut payload) = response.encode() else { return };
         if payload.len() > frame::LIMIT {
-            let status = Status::bare(Code::ResourceExhausted, format!("message length {} exceeds the limit", payload.len()));
+            let status = Status::bare(
+                Code::ResourceExhausted,
+                format!("message length {} exceeds the limit", payload.len()),
+            );
             payload = Response { status: Some(status), payload: Vec::new() }.encode().unwrap_or_default();
         }
         let frame = frame::encode(stream, frame::RESPONSE, &payload);

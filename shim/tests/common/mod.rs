@@ -78,8 +78,12 @@ impl Events for Sink {
         let envelope = request.envelope.unwrap();
         let value = &envelope.event.value;
         let line = match envelope.event.type_url.as_str() {
-            "containerd.events.TaskCreate" => format!("create {}", ev::TaskCreate::parse_from_bytes(value).unwrap().container_id),
-            "containerd.events.TaskStart" => format!("start {}", ev::TaskStart::parse_from_bytes(value).unwrap().container_id),
+            "containerd.events.TaskCreate" => {
+                format!("create {}", ev::TaskCreate::parse_from_bytes(value).unwrap().container_id)
+            }
+            "containerd.events.TaskStart" => {
+                format!("start {}", ev::TaskStart::parse_from_bytes(value).unwrap().container_id)
+            }
             "containerd.events.TaskDelete" => {
                 let event = ev::TaskDelete::parse_from_bytes(value).unwrap();
                 format!("delete {} {}", event.container_id, event.exit_status)
@@ -88,11 +92,15 @@ impl Events for Sink {
                 let event = ev::TaskExit::parse_from_bytes(value).unwrap();
                 format!("exit {} {}", event.id, event.exit_status)
             }
-            "containerd.events.TaskExecAdded" => format!("exec-added {}", ev::TaskExecAdded::parse_from_bytes(value).unwrap().exec_id),
+            "containerd.events.TaskExecAdded" => {
+                format!("exec-added {}", ev::TaskExecAdded::parse_from_bytes(value).unwrap().exec_id)
+            }
             "containerd.events.TaskExecStarted" => {
                 format!("exec-started {}", ev::TaskExecStarted::parse_from_bytes(value).unwrap().exec_id)
             }
-            "containerd.events.TaskOOM" => format!("oom {}", ev::TaskOOM::parse_from_bytes(value).unwrap().container_id),
+            "containerd.events.TaskOOM" => {
+                format!("oom {}", ev::TaskOOM::parse_from_bytes(value).unwrap().container_id)
+            }
             "containerd.events.TaskPaused" => "paused".into(),
             "containerd.events.TaskResumed" => "resumed".into(),
             other => format!("unknown {other}"),
@@ -137,9 +145,11 @@ impl Daemon {
         let path = self.events_socket();
         let _ = fs::remove_file(&path);
         let service = create_events(Arc::new(Sink(Arc::clone(&self.inbox))));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let server = runtime.spawn(async move {
-            let mut server = Server::new().bind(&format!("unix://{}", path.display())).unwrap().register_service(service);
+            let mut server =
+                Server::new().bind(&format!("unix://{}", path.display())).unwrap().register_service(service);
             server.start().await.unwrap();
             server
         });
@@ -163,13 +173,19 @@ impl Daemon {
             for dir in ["bin", "proc", "dev", "sys", "tmp"] {
                 fs::create_dir_all(lower.join(dir)).unwrap();
             }
-            let busybox = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|path| Path::new(path).exists()).expect("busybox-static is needed");
+            let busybox = ["/usr/bin/busybox", "/bin/busybox"]
+                .into_iter()
+                .find(|path| Path::new(path).exists())
+                .expect("busybox-static is needed");
             fs::copy(busybox, lower.join("bin/busybox")).unwrap();
             for applet in ["sh", "cat", "echo", "sleep", "true", "stty", "kill", "head", "tail", "id", "ls"] {
                 std::os::unix::fs::symlink("busybox", lower.join("bin").join(applet)).unwrap();
             }
         }
-        let namespaces: Vec<_> = ["pid", "ipc", "uts", "mount", "network"].iter().map(|kind| serde_json::json!({"type": kind})).collect();
+        let namespaces: Vec<_> = ["pid", "ipc", "uts", "mount", "network"]
+            .iter()
+            .map(|kind| serde_json::json!({"type": kind}))
+            .collect();
         let mut spec = serde_json::json!({
             "ociVersion": "1.2.0",
             "process": {"user": {"uid": 0, "gid": 0}, "args": ["/bin/sh", "-c", script], "cwd": "/",
@@ -190,7 +206,17 @@ impl Daemon {
     fn command(&self, bundle: &Path, id: &str, action: &str) -> Command {
         let mut command = Command::new(SHIM);
         command
-            .args(["-namespace", "test", "-address", "/none.sock", "-publish-binary", "/none", "-id", id, "-bundle"])
+            .args([
+                "-namespace",
+                "test",
+                "-address",
+                "/none.sock",
+                "-publish-binary",
+                "/none",
+                "-id",
+                id,
+                "-bundle",
+            ])
             .arg(bundle)
             .arg(action)
             .current_dir(bundle)
@@ -211,7 +237,10 @@ impl Daemon {
         params.containerd_grpc_address = "/none.sock".into();
         params.containerd_ttrpc_address = self.events_socket().display().to_string();
         params.socket_dir = Some(self.dir.path().join("s").display().to_string());
-        let output = run(self.command(bundle, id, "start").envs(env.iter().copied()), &params.write_to_bytes().unwrap());
+        let output = run(
+            self.command(bundle, id, "start").envs(env.iter().copied()),
+            &params.write_to_bytes().unwrap(),
+        );
         assert!(output.status.success(), "start: {}", String::from_utf8_lossy(&output.stderr));
         let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
         assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
@@ -265,7 +294,8 @@ impl Daemon {
 }
 
 pub fn run(command: &mut Command, input: &[u8]) -> Output {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     child.wait_with_output().unwrap()
 }
@@ -291,7 +321,8 @@ impl Drop for Task {
         if std::thread::panicking()
             && let Ok(text) = fs::read_to_string(self.bundle.join("shim.pid"))
             && let Some(pid) = text.parse().ok().and_then(rustix::process::Pid::from_raw)
-            && fs::read_to_string(format!("/proc/{text}/cmdline")).is_ok_and(|line| line.contains(self.bundle.to_str().unwrap()))
+            && fs::read_to_string(format!("/proc/{text}/cmdline"))
+                .is_ok_and(|line| line.contains(self.bundle.to_str().unwrap()))
         {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             let _ = run(
@@ -365,7 +396,12 @@ impl Task {
         self.task.delete(context(), &request).await
     }
 
-    pub async fn exec(&self, exec: &str, script: &str, edit: impl FnOnce(&mut api::ExecProcessRequest)) -> ttrpc::Result<Empty> {
+    pub async fn exec(
+        &self,
+        exec: &str,
+        script: &str,
+        edit: impl FnOnce(&mut api::ExecProcessRequest),
+    ) -> ttrpc::Result<Empty> {
         let mut request = api::ExecProcessRequest::new();
         request.id = self.id.clone();
         request.exec_id = exec.into();
@@ -423,7 +459,8 @@ impl Task {
 
     pub fn fifo(&self, name: &str) -> PathBuf {
         let path = self.bundle.join(name);
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
         path
     }
 }
@@ -472,6 +509,11 @@ pub async fn text(reader: oneshot::Receiver<String>) -> String {
 pub fn each<F: Future<Output = ()>>(test: impl Fn(&'static str) -> F) {
     for runtime in runtimes() {
         eprintln!("runtime: {}", if runtime.is_empty() { "embedded" } else { runtime });
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test(runtime));
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(test(runtime));
     }
 }

@@ -138,6 +138,11 @@ impl Fifos {
         }
     }
 
+    /// Whether somebody stopped reading our output, as far as was told by now.
+    pub fn output_gone(&mut self) -> bool {
+        std::iter::from_fn(|| self.events.try_recv().ok()).any(|event| matches!(event, Event::OutputGone))
+    }
+
     /// Waits until all output has arrived.
     pub async fn drain(&mut self) {
         let all = futures::future::join_all(self.copies.drain(..));

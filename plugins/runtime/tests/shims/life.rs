@@ -190,11 +190,16 @@ async fn flat() {
             end(&manager, &id).await;
         }
         node.assert_clean().await;
+        // Connections of shims that have ended are closed a moment later.
+        if let Some((base, _)) = sizes.first() {
+            let base: usize = *base;
+            until("descriptors are what they were", || size().0 <= base).await;
+        }
         sizes.push(size());
     }
     println!("descriptors and kilobytes after each {rounds} cycles: {sizes:?}");
     let (first, last) = (sizes[1], sizes[3]);
-    assert!(last.0 <= first.0 && last.1 < first.1 + 512, "{sizes:?}");
+    assert!(last.1 < first.1 + 512, "{sizes:?}");
 }
 
 /// Prints what a cycle costs the daemon itself; the shims are other processes.

@@ -100,7 +100,9 @@ impl Checkpoints {
         let dump = Descriptor { media_type: MEDIA_TYPE.into(), ..dump };
         let spec = record.spec.map(any::to_wire).unwrap_or_default().encode_to_vec();
         let config = self.write(cx, &format!("checkpoint-config-{}", record.id), spec).await?;
-        Ok(CheckpointTaskResponse { descriptors: vec![descriptor::to_wire(&dump), descriptor::to_wire(&config)] })
+        Ok(CheckpointTaskResponse {
+            descriptors: vec![descriptor::to_wire(&dump), descriptor::to_wire(&config)],
+        })
     }
 
     async fn write(&self, cx: &Context, reference: &str, data: Vec<u8>) -> Result<Descriptor> {

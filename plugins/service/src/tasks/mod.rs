@@ -33,8 +33,10 @@ struct Edge {
 /// The runc options of a request; options of other runtimes have no checkpoint.
 fn runc_options(options: Option<&prost_types::Any>) -> Result<runc::Options> {
     match options {
-        Some(any) if any.type_url.ends_with("containerd.runc.v1.Options") => runc::Options::decode(any.value.as_slice())
-            .map_err(|source| Error::invalid("runtime options").with_source(source)),
+        Some(any) if any.type_url.ends_with("containerd.runc.v1.Options") => {
+            runc::Options::decode(any.value.as_slice())
+                .map_err(|source| Error::invalid("runtime options").with_source(source))
+        }
         _ => Ok(runc::Options::default()),
     }
 }
@@ -80,7 +82,8 @@ async fn create(
         runtime.name = request.runtime_path;
     }
     #[expect(deprecated, reason = "clients from before the request's own field still set it")]
-    let address = if request.task_api_address.is_empty() { options.task_api_address } else { request.task_api_address };
+    let address =
+        if request.task_api_address.is_empty() { options.task_api_address } else { request.task_api_address };
     let pid = tasks
         .create(
             &cx,
@@ -130,7 +133,8 @@ async fn metrics(
 impl api::tasks_server::Tasks for Edge {
     async fn create(&self, request: Request<api::CreateTaskRequest>) -> Answer<api::CreateTaskResponse> {
         let cx = context(&request)?;
-        let (tasks, containers, checkpoints) = (self.tasks.clone(), self.containers.clone(), self.checkpoints.clone());
+        let (tasks, containers, checkpoints) =
+            (self.tasks.clone(), self.containers.clone(), self.checkpoints.clone());
         finish(create(cx, tasks, containers, checkpoints, request.into_inner())).await
     }
 
@@ -154,7 +158,10 @@ impl api::tasks_server::Tasks for Edge {
         .await
     }
 
-    async fn delete_process(&self, request: Request<api::DeleteProcessRequest>) -> Answer<api::DeleteResponse> {
+    async fn delete_process(
+        &self,
+        request: Request<api::DeleteProcessRequest>,
+    ) -> Answer<api::DeleteResponse> {
         let (cx, tasks) = (context(&request)?, self.tasks.clone());
         finish(async move {
             let request = request.into_inner();
@@ -233,9 +240,13 @@ impl api::tasks_server::Tasks for Edge {
         answer(all.map(|all| api::ListPidsResponse { processes: all.into_iter().map(wire::pid).collect() }))
     }
 
-    async fn checkpoint(&self, request: Request<api::CheckpointTaskRequest>) -> Answer<api::CheckpointTaskResponse> {
+    async fn checkpoint(
+        &self,
+        request: Request<api::CheckpointTaskRequest>,
+    ) -> Answer<api::CheckpointTaskResponse> {
         let cx = context(&request)?;
-        let (tasks, containers, checkpoints) = (self.tasks.clone(), self.containers.clone(), self.checkpoints.clone());
+        let (tasks, containers, checkpoints) =
+            (self.tasks.clone(), self.containers.clone(), self.checkpoints.clone());
         finish(async move {
             let request = request.into_inner();
             let record = containers.get(&cx, &request.container_id).await?;
@@ -263,7 +274,9 @@ impl api::tasks_server::Tasks for Edge {
         let cx = context(&request)?;
         let request = request.into_inner();
         let exit = self.tasks.wait(&cx, &request.container_id, &request.exec_id).await;
-        answer(exit.map(|e| api::WaitResponse { exit_status: e.status, exited_at: Some(time::to_wire(e.at)) }))
+        answer(
+            exit.map(|e| api::WaitResponse { exit_status: e.status, exited_at: Some(time::to_wire(e.at)) }),
+        )
     }
 }
 

@@ -34,5 +34,9 @@ pub fn pid(process: Process) -> types::task::ProcessInfo {
 }
 
 pub fn metric(metrics: Metrics) -> types::Metric {
-    types::Metric { timestamp: Some(time::to_wire(metrics.at)), id: metrics.id, data: metrics.data.map(any::to_wire) }
+    types::Metric {
+        timestamp: Some(time::to_wire(metrics.at)),
+        id: metrics.id,
+        data: metrics.data.map(any::to_wire),
+    }
 }

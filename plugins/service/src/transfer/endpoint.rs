@@ -5,7 +5,9 @@ use std::sync::Arc;
 use prost::{Message, Name};
 use windlass_api::convert::{any, platform};
 use windlass_api::transfer as wire;
-use windlass_core::transfer::{Destination, ExportOptions, ImageReference, ImageStore, Registry, Source, Unpack};
+use windlass_core::transfer::{
+    Destination, ExportOptions, ImageReference, ImageStore, Registry, Source, Unpack,
+};
 use windlass_core::{Context, Error, Result, stream};
 
 use super::streams::{Asker, Receiver, Sender};
@@ -34,7 +36,11 @@ pub async fn source(cx: &Context, streams: &Streams, message: prost_types::Any) 
     if is::<wire::ImageImportStream>(&message) {
         let archive: wire::ImageImportStream = decode(&message)?;
         let bytes = receiver(cx, streams, &archive.stream).await?;
-        return Ok(Source::Archive { media_type: archive.media_type, force_compress: archive.force_compress, bytes });
+        return Ok(Source::Archive {
+            media_type: archive.media_type,
+            force_compress: archive.force_compress,
+            bytes,
+        });
     }
     if is::<wire::ReadStream>(&message) {
         let raw: wire::ReadStream = decode(&message)?;

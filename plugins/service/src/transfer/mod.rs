@@ -34,7 +34,9 @@ impl wire::transfer_server::Transfer for Edge {
         let (source, destination) = endpoints.await.map_err(status::grpc)?;
         let name = request.options.map(|o| o.progress_stream).filter(|name| !name.is_empty());
         let progress = match name {
-            Some(name) => Some(progress::Progress::new(self.streams.get(&cx, &name).await.map_err(status::grpc)?)),
+            Some(name) => {
+                Some(progress::Progress::new(self.streams.get(&cx, &name).await.map_err(status::grpc)?))
+            }
             None => None,
         };
         let sink: Arc<dyn ProgressSink> = match &progress {

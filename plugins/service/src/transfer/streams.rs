@@ -23,7 +23,9 @@ fn decode<M: Message + Name + Default>(message: &Any) -> Result<Option<M>> {
     if any::name(&message.type_url) != M::full_name() {
         return Ok(None);
     }
-    M::decode(message.value.clone()).map(Some).map_err(|source| Error::invalid(M::full_name()).with_source(source))
+    M::decode(message.value.clone())
+        .map(Some)
+        .map_err(|source| Error::invalid(M::full_name()).with_source(source))
 }
 
 /// Bytes from the client.
@@ -84,7 +86,8 @@ impl ByteSink for Sender {
         while !data.is_empty() {
             while self.credit <= 0 {
                 let message = self.stream.receive().await?;
-                let message = message.ok_or_else(|| Error::canceled("the client stopped reading the archive"))?;
+                let message =
+                    message.ok_or_else(|| Error::canceled("the client stopped reading the archive"))?;
                 if let Some(update) = decode::<wire::WindowUpdate>(&message)? {
                     self.credit += i64::from(update.update.max(0));
                 }
@@ -126,7 +129,9 @@ impl Asker {
 fn credentials(response: wire::AuthResponse) -> Result<Credentials> {
     Ok(match response.auth_type() {
         wire::AuthType::None => Credentials::None,
-        wire::AuthType::Credentials => Credentials::Basic { username: response.username, secret: response.secret },
+        wire::AuthType::Credentials => {
+            Credentials::Basic { username: response.username, secret: response.secret }
+        }
         wire::AuthType::Refresh => Credentials::Refresh { secret: response.secret },
         wire::AuthType::Header => {
             Credentials::Header { value: response.secret, expire_at: time::from_wire(response.expire_at)? }
@@ -148,6 +153,8 @@ impl Authenticator for Asker {
         let answer = answer.map_err(|_| Error::deadline("the client does not answer for credentials"))??;
         let answer = answer.ok_or_else(|| Error::canceled("the client closed the stream for credentials"))?;
         let response = decode::<wire::AuthResponse>(&answer)?;
-        credentials(response.ok_or_else(|| Error::invalid(format!("{:?} is no auth response", answer.type_url)))?)
+        credentials(
+            response.ok_or_else(|| Error::invalid(format!("{:?} is no auth response", answer.type_url)))?,
+        )
     }
 }

@@ -148,11 +148,6 @@ impl Blobs {
             )));
         }
         let _guard = self.lock(digest).await?;
-        match self.content().info(&self.job.cx, digest).await {
-            Ok(_) => return self.present_document(descriptor, labels).await,
-            Err(error) if error.is_not_found() && self.client.is_some() => {}
-            Err(error) => return Err(error),
-        }
         let Some(mut writer) = self.writer(descriptor).await? else {
             return self.present_document(descriptor, labels).await;
         };
@@ -235,8 +230,13 @@ impl Blobs {
         Ok(self.job.unless_canceled(client.fetch(descriptor, offset)).await??)
     }
 
-    /// Opens the ingest; `None` where the object has come in the meantime. Waits while another client writes it.
+    /// Opens the ingest; `None` where the object is there, which the transfer's lease refers to from then on: what was
+    /// only looked at may be collected a moment later. `None` also where there is nowhere to fetch from. Waits while
+    /// another client writes it.
     async fn writer(&self, descriptor: &Descriptor) -> Result<Option<Box<dyn Writer>>> {
+        if self.client.is_none() {
+            return Ok(None);
+        }
         let mut pause = BUSY.0;
         loop {
             let options = WriterOptions {
@@ -263,22 +263,15 @@ impl Blobs {
     pub async fn blob(&self, descriptor: &Descriptor, tee: Option<Tee<'_>>) -> Result<Got> {
         let digest = &descriptor.digest;
         let _guard = self.lock(digest).await?;
-        match self.content().info(&self.job.cx, digest).await {
-            Ok(info) => {
-                self.label(digest, &info.labels, self.source(Some(&info.labels))).await?;
-                self.tracker.exists(descriptor);
-                return Ok(Got::Stored);
-            }
-            Err(error) if error.is_not_found() && self.client.is_some() => {}
-            Err(error) => return Err(error.context(format!("layer {digest}"))),
-        }
-        if descriptor.size == 0 {
+        if descriptor.size == 0 && self.client.is_some() {
             return Err(Error::invalid(format!(
                 "unable to fetch descriptor ({digest}) which reports content size of zero"
             )));
         }
         let Some(mut writer) = self.writer(descriptor).await? else {
-            self.add_labels(digest, self.source(None)).await?;
+            let info = self.content().info(&self.job.cx, digest).await;
+            let info = info.map_err(|e| e.context(format!("layer {digest}")))?;
+            self.label(digest, &info.labels, self.source(Some(&info.labels))).await?;
             self.tracker.exists(descriptor);
             return Ok(Got::Stored);
         };

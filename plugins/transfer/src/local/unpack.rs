@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use windlass_core::content::Sync;
 use windlass_core::diff::{Applied, ApplyOptions, Differ};
+use windlass_core::lease::Resource;
 use windlass_core::mount::{self, Mount};
 use windlass_core::platform::Platform;
 use windlass_core::snapshot::{self, CommitOptions, Usage};
@@ -240,8 +241,19 @@ impl Unpack {
         job.unless_canceled(job.local.chains.lock(name)).await
     }
 
-    /// Whether a chain's snapshot is there, and then whether it is a remote one.
+    /// Whether a chain's snapshot is there, and then whether it is a remote one. The transfer's lease refers to it from
+    /// then on: what was only looked at may be collected a moment later.
     async fn committed(&self, chain: &str) -> Result<Option<bool>> {
+        let found = self.remote(chain).await?;
+        let job = &self.blobs.job;
+        let (Some(_), Some(lease)) = (found, &job.cx.lease) else { return Ok(found) };
+        let resource = Resource { id: chain.to_owned(), kind: format!("snapshots/{}", self.with.id) };
+        job.local.parts.leases.add_resource(&job.cx, lease, resource).await?;
+        // It may have gone before the lease referred to it.
+        self.remote(chain).await
+    }
+
+    async fn remote(&self, chain: &str) -> Result<Option<bool>> {
         match self.with.snapshotter.stat(&self.blobs.job.cx, chain).await {
             Ok(info) => Ok(Some(info.labels.contains_key(LABEL_REMOTE))),
             Err(error) if error.is_not_found() => Ok(None),

@@ -58,7 +58,22 @@ impl Cgroup {
         }
     }
 
-    /// Makes the directories. Those that are there already are used as they are.
+    /// An error where processes are in the groups already: they are another container's, and would be limited, frozen and
+    /// killed together with the new one.
+    pub fn check_unused(&self) -> Result<()> {
+        match self.pids()?.len() {
+            0 => Ok(()),
+            count => {
+                let path = self.directories().into_iter().next().map(|(_, path)| path).unwrap_or_default();
+                let path = path.display();
+                Err(Error::State(format!(
+                    "cgroup {path} is not empty: {count} process(es) found; give the container a cgroup path of its own"
+                )))
+            }
+        }
+    }
+
+    /// Makes the directories. Those that are there already, without processes, are used as they are.
     pub fn create(&self) -> Result<()> {
         match self {
             Cgroup::V1(groups) => groups.create(),

@@ -117,12 +117,18 @@ impl Groups {
     }
 }
 
-/// A new cpuset is empty and takes no process until it has both lists.
+/// A new cpuset is empty and takes no process until it has both lists. A parent may be as new: whoever made it a moment
+/// ago has perhaps not filled it yet.
 fn inherit_cpuset(dir: &Dir) -> Result<()> {
     let Some(parent) = dir.path().parent().map(Dir::new) else { return Ok(()) };
     for name in ["cpuset.cpus", "cpuset.mems"] {
         if dir.read(name)?.trim().is_empty() {
-            dir.write(name, parent.read(name)?.trim())?;
+            let mut inherited = parent.read(name)?;
+            if inherited.trim().is_empty() {
+                inherit_cpuset(&parent)?;
+                inherited = parent.read(name)?;
+            }
+            dir.write(name, inherited.trim())?;
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("resource_limits", resource_limits),
     ("oom_scores", oom_scores),
     ("groups_of_the_container", groups_of_the_container),
+    ("groups_of_another_container", groups_of_another_container),
     ("limits_that_cannot_be", limits_that_cannot_be),
 ];
 
@@ -66,7 +67,9 @@ fn updates() {
     update(json!({"pids": {"limit": -1}})).unwrap();
     assert_eq!(control(&running.bundle, "pids", "pids.max", "pids.max"), "max");
     assert!(update(json!({"memory": {"limit": "x"}})).is_err());
-    assert!(update(json!({"surprise": 1})).is_err());
+    // A property that is not known is passed over, as the specification demands, and changes nothing.
+    update(json!({"surprise": 1})).unwrap();
+    assert_eq!(control(&running.bundle, "pids", "pids.max", "pids.max"), "max");
 }
 
 fn figures() {
@@ -184,6 +187,15 @@ fn groups_of_the_container() {
     }
     assert!(below(&running));
     assert!(running.exec("cat /proc/self/cgroup").out.contains(":/\n"));
+}
+
+fn groups_of_another_container() {
+    let mut running = Running::new(Bundle::new());
+    let mut second = Bundle::new();
+    second.spec["linux"]["cgroupsPath"] = running.bundle.spec["linux"]["cgroupsPath"].clone();
+    let error = second.try_run().err().expect("its cgroup is another container's");
+    assert!(error.report().contains("is not empty: 1 process(es) found"), "{}", error.report());
+    assert_eq!(running.exec("echo alive").out, "alive\n");
 }
 
 fn limits_that_cannot_be() {
