@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::process::{Child, Command};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-runc-v2");
@@ -19,12 +21,9 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 /// A pause process that takes its signals already.
 fn pause() -> Child {
     let child = Command::new(SHIM).arg("pause").spawn().unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    until("the mask of signals", || {
-        let text = fs::read_to_string(&status).unwrap();
-        let mask = text.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
-        u64::from_str_radix(mask, 16).unwrap() & 1 << (libc::SIGTERM - 1) != 0
-    });
+    let call = format!("/proc/{}/syscall", child.id());
+    let waits = format!("{} ", libc::SYS_rt_sigtimedwait);
+    until("the wait for signals", || fs::read_to_string(&call).unwrap().starts_with(&waits));
     child
 }
 
@@ -40,13 +39,15 @@ fn it_ends_when_it_is_asked_to() {
 
 #[test]
 fn it_buries_orphans() {
-    // The first process of a namespace of its own; the shell leaves an orphan and becomes it.
-    let script = format!("(exit 3) & exec {SHIM} pause");
-    let mut child = Command::new("sh").args(["-c", &script]).spawn().unwrap();
-    let children = format!("/proc/{0}/task/{0}/children", child.id());
-    let comm = format!("/proc/{}/comm", child.id());
-    until("the pause process", || fs::read_to_string(&comm).unwrap().starts_with("containerd-shim"));
-    until("the burial", || fs::read_to_string(&children).unwrap().trim().is_empty());
+    // The shell leaves a child behind and becomes the process.
+    let script = format!("(exit 3) & echo $!; exec {SHIM} pause");
+    let mut child = Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut orphan = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut orphan).unwrap();
+    let orphan = format!("/proc/{}", orphan.trim());
+    until("the burial", || !Path::new(&orphan).exists());
+    let comm = fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
+    assert!(comm.starts_with("containerd-shim"), "the shell itself buried it");
 }

@@ -216,6 +216,9 @@ fn make(base: &Path, program: &Path) -> Result<PathBuf> {
             let path = part.join(dir);
             fs::DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(fail("make", &path))?;
         }
+        // What is mounted there needs a place, and nothing can be made in a root that is read-only.
+        let place = part.join("etc/resolv.conf");
+        fs::write(&place, "").map_err(fail("make", &place))?;
         let target = part.join("pause");
         let mut from = fs::File::open(program).map_err(fail("open", program))?;
         let to = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(&target);

@@ -43,27 +43,27 @@ impl ImageEdge {
 impl ImageService for ImageEdge {
     async fn list_images(&self, request: Request<cri::ListImagesRequest>) -> Answer<cri::ListImagesResponse> {
         let images = self.0.list(request.into_inner().filter.as_ref());
-        answer("ListImages", Ok(cri::ListImagesResponse { images }))
+        answer(Ok(cri::ListImagesResponse { images }))
     }
 
     async fn stream_images(&self, request: Request<cri::StreamImagesRequest>) -> Answer<Stream<cri::StreamImagesResponse>> {
         let images = self.0.list(request.into_inner().filter.as_ref());
-        streamed("StreamImages", Ok(chunked(images, |images| cri::StreamImagesResponse { images })))
+        streamed(Ok(chunked(images, |images| cri::StreamImagesResponse { images })))
     }
 
     async fn image_status(&self, request: Request<cri::ImageStatusRequest>) -> Answer<cri::ImageStatusResponse> {
-        answer("ImageStatus", self.status(request.into_inner()).await)
+        answer(self.status(request.into_inner()).await)
     }
 
     async fn pull_image(&self, request: Request<cri::PullImageRequest>) -> Answer<cri::PullImageResponse> {
-        answer("PullImage", self.pull(request.into_inner()).await)
+        answer(self.pull(request.into_inner()).await)
     }
 
     async fn remove_image(&self, request: Request<cri::RemoveImageRequest>) -> Answer<cri::RemoveImageResponse> {
-        answer("RemoveImage", self.remove(request.into_inner()).await)
+        answer(self.remove(request.into_inner()).await)
     }
 
     async fn image_fs_info(&self, _: Request<cri::ImageFsInfoRequest>) -> Answer<cri::ImageFsInfoResponse> {
-        answer("ImageFsInfo", self.0.fs_info().await)
+        answer(self.0.fs_info().await)
     }
 }

@@ -21,29 +21,13 @@ const CHUNK: usize = 1 << 20;
 type Answer<T> = Result<Response<T>, Status>;
 type Stream<T> = tonic::codegen::BoxStream<T>;
 
-fn answer<T>(call: &'static str, result: Result<T>) -> Answer<T> {
-    result.map(Response::new).map_err(|error| refused(call, &error))
+fn answer<T>(result: Result<T>) -> Answer<T> {
+    result.map(Response::new).map_err(status::grpc)
 }
 
-/// Errors are logged once, here.
-fn refused(call: &'static str, error: &windlass_core::Error) -> Status {
-    // Asking for what is not there is everyday business of the kubelet's.
-    if error.is_not_found() {
-        tracing::debug!(call, error = %error.chain(), "call failed");
-    } else {
-        tracing::warn!(call, error = %error.chain(), "call failed");
-    }
-    Status::new(tonic::Code::from_i32(status::code(error.class())), status::text(error))
-}
-
-fn streamed<T: Send + 'static>(
-    call: &'static str,
-    result: Result<BoxStream<'static, Result<T>>>,
-) -> Answer<Stream<T>> {
-    match result {
-        Ok(items) => Ok(Response::new(Box::pin(items.map(move |item| item.map_err(|e| refused(call, &e)))))),
-        Err(error) => Err(refused(call, &error)),
-    }
+fn streamed<T: Send + 'static>(result: Result<BoxStream<'static, Result<T>>>) -> Answer<Stream<T>> {
+    let items = result.map_err(status::grpc)?;
+    Ok(Response::new(Box::pin(items.map(|item| item.map_err(status::grpc)))))
 }
 
 /// A list in messages of at most a megabyte, or of one item where that is larger. None at all for an empty list.
