@@ -59,8 +59,22 @@ impl Cri {
         self.clear(&container.id, &container.record.snapshotter).await?;
         step!("container.remove.cleared");
         self.state.containers.remove(&container.id);
+        self.end_hung_shim(container);
         self.tell(container, cri::ContainerEventType::ContainerDeletedEvent).await;
         Ok(())
+    }
+
+    /// A shim that did not answer when its container was to end, and that nobody needs any more, would stay for ever.
+    fn end_hung_shim(&self, container: &Container) {
+        let Some(shim) = container.set_hung_shim(None) else { return };
+        let containers = self.state.containers_of(&container.record.sandbox_id);
+        if containers.iter().any(|other| other.phase() == Phase::Running) {
+            return;
+        }
+        // One that has come to itself and has ended is no error.
+        if rustix::process::pidfd_send_signal(&shim, rustix::process::Signal::KILL).is_ok() {
+            tracing::warn!(id = %container.id, "a shim that did not answer was killed");
+        }
     }
 
     /// Deletes what there is of a container that does not run: its record first, so that nothing is left that names what

@@ -19,7 +19,7 @@ use crate::step;
 /// How long whatever is being done to a container may take before it is stopped all the same.
 const LOCK: Duration = Duration::from_secs(30);
 /// How long a killed container may take to be seen ended.
-const KILL: Duration = Duration::from_secs(20);
+const KILL: Duration = Duration::from_secs(10);
 /// How long its process may take to go, once killed past the shim.
 const FORCE: Duration = Duration::from_secs(5);
 /// Longest grace.
@@ -112,7 +112,8 @@ impl Cri {
     /// Kills the container's processes past its shim, and takes it for ended.
     async fn force(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let pid = container.status().pid;
-        let gone = kill_past(pid, &container.id).await;
+        let (gone, shim) = kill_past(pid, &container.id).await;
+        drop(container.set_hung_shim(shim));
         let _guard = timeout(LOCK, container.lock.lock()).await;
         if container.phase() != Phase::Running {
             return Ok(());
@@ -148,23 +149,38 @@ async fn ended(container: &Container, until: Instant) -> bool {
     timeout_at(until, end).await.is_ok_and(|end| end.is_ok())
 }
 
-/// Kills what is in the control group of a process, if it still is the container's; true once the process has gone.
-async fn kill_past(pid: u32, id: &str) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return true };
+/// Kills what is in the control group of a process, if it still is the container's; true once the process has gone. Answers
+/// its shim too.
+async fn kill_past(pid: u32, id: &str) -> (bool, Option<OwnedFd>) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return (true, None) };
     // Held before it is looked at: the number may become another's.
-    let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) else { return true };
-    let number = pid.as_raw_nonzero();
-    let groups = tokio::fs::read_to_string(format!("/proc/{number}/cgroup")).await.unwrap_or_default();
-    if !groups.contains(id) {
-        return true;
-    }
+    let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) else { return (true, None) };
+    let id = id.to_owned();
     let killed = tokio::task::spawn_blocking(move || {
-        kill_groups(&groups);
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", pid.as_raw_nonzero()));
+        let groups = read("cgroup").unwrap_or_default();
+        if !groups.contains(&id) {
+            return (None, None);
+        }
+        let shim = read("status").ok().and_then(|status| shim_of(&status));
+        kill_groups(&groups, &id);
         let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
-        process
+        (Some(process), shim)
     });
-    let Ok(process) = killed.await else { return false };
-    has_gone(process).await
+    match killed.await {
+        Ok((Some(process), shim)) => (has_gone(process).await, shim),
+        Ok((None, _)) => (true, None),
+        Err(_) => (false, None),
+    }
+}
+
+/// The shim whose child a process is, by what `/proc/<pid>/status` says. Blocks.
+fn shim_of(status: &str) -> Option<OwnedFd> {
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    let parent = Pid::from_raw(parent)?;
+    let process = rustix::process::pidfd_open(parent, PidfdFlags::empty()).ok()?;
+    let program = std::fs::read_link(format!("/proc/{}/exe", parent.as_raw_nonzero())).ok()?;
+    program.file_name()?.to_str()?.starts_with("containerd-shim").then_some(process)
 }
 
 async fn has_gone(process: OwnedFd) -> bool {
@@ -173,12 +189,12 @@ async fn has_gone(process: OwnedFd) -> bool {
     timeout(FORCE, process.readable()).await.is_ok()
 }
 
-/// Kills all processes of the groups that `/proc/<pid>/cgroup` names. Blocks.
-fn kill_groups(groups: &str) {
+/// Kills all processes of the container's groups among those that `/proc/<pid>/cgroup` names. Blocks.
+fn kill_groups(groups: &str, id: &str) {
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':');
         let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        if path == "/" || path.contains("..") {
+        if !path.contains(id) || path.contains("..") {
             continue;
         }
         let directory = match controllers {

@@ -1,5 +1,6 @@
 //! A container in memory.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -64,6 +65,11 @@ impl Container {
     /// Whether its signal is yet to be sent: true for the first who asks.
     pub fn take_signal(&self) -> bool {
         !self.signalled.swap(true, Ordering::AcqRel)
+    }
+
+    /// Remembers or forgets a shim that did not answer; answers what was remembered.
+    pub fn set_hung_shim(&self, shim: Option<OwnedFd>) -> Option<OwnedFd> {
+        std::mem::replace(&mut *self.hung_shim.lock().expect("nothing panics while it holds the shim"), shim)
     }
 
     /// Whether it is being removed: nothing else is begun with it.

@@ -1,6 +1,8 @@
 //! Tasks that do as they are told, without a shim.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -9,7 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use windlass_core::container::Runtime;
 use windlass_core::task::{
-    CreateOptions, ExecOptions, Exit, Metrics, Process, RuntimeInfo, State, Status, Tasks,
+    CreateOptions, ExecOptions, Exit, Io, Metrics, Process, RuntimeInfo, State, Status, Tasks,
 };
 use windlass_core::{Any, Context, Error, Labels, Result};
 
@@ -18,6 +20,24 @@ type Key = (String, String);
 struct Fake {
     status: Status,
     exit: watch::Sender<Option<Exit>>,
+    /// The process's ends of its streams.
+    outputs: Vec<File>,
+}
+
+impl Fake {
+    fn new(status: Status, io: &Io) -> Self {
+        let open = |path: &String| {
+            File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap()
+        };
+        let outputs = [&io.stdout, &io.stderr].into_iter().filter(|path| !path.is_empty()).map(open).collect();
+        Self { status, exit: watch::Sender::new(None), outputs }
+    }
+
+    fn end(&mut self, status: u32) {
+        self.status = Status::Stopped;
+        self.outputs.clear();
+        self.exit.send_replace(Some(Exit { pid: 42, status, at: SystemTime::now() }));
+    }
 }
 
 /// What happens, in order: `create id`, `start id`, `kill id 15`, `delete id`, …; an exec's id is left out.
@@ -48,8 +68,11 @@ impl FakeTasks {
 
     /// Puts a task there that somebody else has made.
     pub fn put(&self, id: &str, status: Status) {
-        let key = (id.to_owned(), String::new());
-        self.tasks.lock().unwrap().insert(key, Fake { status, exit: watch::Sender::new(None) });
+        self.insert(id, "", Fake::new(status, &Io::default()));
+    }
+
+    fn insert(&self, id: &str, exec: &str, fake: Fake) {
+        self.tasks.lock().unwrap().insert((id.to_owned(), exec.to_owned()), fake);
     }
 
     /// The process ends.
@@ -57,8 +80,7 @@ impl FakeTasks {
         let mut tasks = self.tasks.lock().unwrap();
         for ((task, _), fake) in tasks.iter_mut().filter(|((task, _), _)| task == id) {
             assert_eq!(task, id);
-            fake.status = Status::Stopped;
-            fake.exit.send_replace(Some(Exit { pid: 42, status, at: SystemTime::now() }));
+            fake.end(status);
         }
     }
 
@@ -71,9 +93,9 @@ impl FakeTasks {
 
 #[async_trait]
 impl Tasks for FakeTasks {
-    async fn create(&self, _: &Context, id: &str, _: CreateOptions) -> Result<u32> {
+    async fn create(&self, _: &Context, id: &str, options: CreateOptions) -> Result<u32> {
         self.note(format!("create {id}"));
-        self.put(id, Status::Created);
+        self.insert(id, "", Fake::new(Status::Created, &options.io));
         Ok(42)
     }
 
@@ -96,10 +118,9 @@ impl Tasks for FakeTasks {
         exit.ok_or_else(|| Error::precondition("it runs"))
     }
 
-    async fn exec(&self, _: &Context, id: &str, exec: &str, _: ExecOptions) -> Result<()> {
+    async fn exec(&self, _: &Context, id: &str, exec: &str, options: ExecOptions) -> Result<()> {
         self.note(format!("exec {id}"));
-        let key = (id.to_owned(), exec.to_owned());
-        self.tasks.lock().unwrap().insert(key, Fake { status: Status::Created, exit: watch::Sender::new(None) });
+        self.insert(id, exec, Fake::new(Status::Created, &options.io));
         Ok(())
     }
 
@@ -128,8 +149,7 @@ impl Tasks for FakeTasks {
             return self.with(id, exec, |_| Ok(()));
         }
         self.with(id, exec, |fake| {
-            fake.status = Status::Stopped;
-            fake.exit.send_replace(Some(Exit { pid: 42, status: 128 + signal, at: SystemTime::now() }));
+            fake.end(128 + signal);
             Ok(())
         })
     }
