@@ -34,6 +34,8 @@ pub struct Container {
     /// It has been asked to end by its signal.
     signalled: AtomicBool,
     removing: AtomicBool,
+    /// Its shim, by process, once it did not answer.
+    hung_shim: Mutex<Option<OwnedFd>>,
     /// For its figures.
     pub kept: Kept,
 }
@@ -49,6 +51,7 @@ impl Container {
             oom: AtomicBool::new(false),
             signalled: AtomicBool::new(false),
             removing: AtomicBool::new(false),
+            hung_shim: Mutex::new(None),
             kept: Kept::default(),
         }
     }
