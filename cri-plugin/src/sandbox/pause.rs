@@ -108,11 +108,11 @@ impl Cri {
         // By itself: a shim that hangs may go on doing so.
         let ended = self.work.spawn(async move {
             match tasks.kill(&cx, &task, "", libc::SIGKILL.unsigned_abs(), true).await {
-                Err(error) if error.is_not_found() => return Ok(()),
-                Err(error) => tracing::debug!(pod = %task, error = %error.chain(), "pod's process is not killed"),
                 Ok(()) => {
                     let _ = tokio::time::timeout(KILL, tasks.wait(&cx, &task, "")).await;
                 }
+                // There may be a shim all the same, which a start was cut off after.
+                Err(error) => tracing::debug!(pod = %task, error = %error.chain(), "pod's process is not killed"),
             }
             match tasks.delete(&cx, &task, "").await {
                 Err(error) if !error.is_not_found() => Err(error),

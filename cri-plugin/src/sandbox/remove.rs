@@ -40,6 +40,8 @@ impl Cri {
             crate::container::remove_stopped(self, &container).await?;
         }
         step!("pod.remove.containers");
+        // Images that its containers had as volumes.
+        self.images.release_volumes(&sandbox.id).await?;
         self.drop_pod(&sandbox.id).await?;
         step!("pod.remove.files");
         self.remove_pod_in_plugins(sandbox).await;
