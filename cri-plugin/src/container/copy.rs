@@ -21,7 +21,8 @@ const LINKS: usize = 1 << 16;
 /// Longest list of attributes' names, and longest attribute: the kernel's own limit.
 const XATTR: usize = 64 << 10;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 struct Level {
     from: Dir,
@@ -42,12 +43,8 @@ struct Copy<'a> {
 pub fn tree(from: OwnedFd, to: OwnedFd) -> io::Result<bool> {
     let root = to.try_clone()?;
     let mut copy = Copy { root: root.as_fd(), links: HashMap::new(), buffer: Vec::new() };
-    let mut levels = vec![Level {
-        stat: rustix::fs::fstat(&from)?,
-        from: Dir::new(from)?,
-        to,
-        path: PathBuf::new(),
-    }];
+    let mut levels =
+        vec![Level { stat: rustix::fs::fstat(&from)?, from: Dir::new(from)?, to, path: PathBuf::new() }];
     let mut any = false;
     while let Some(level) = levels.last_mut() {
         let Some(entry) = level.from.next() else {
@@ -128,7 +125,10 @@ impl Copy<'_> {
         }
         let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let to = rustix::fs::openat(to, name, write, Mode::RUSR | Mode::WUSR)?;
-        std::io::copy(&mut std::fs::File::from(from.try_clone()?), &mut std::fs::File::from(to.try_clone()?))?;
+        std::io::copy(
+            &mut std::fs::File::from(from.try_clone()?),
+            &mut std::fs::File::from(to.try_clone()?),
+        )?;
         self.looks(from.as_fd(), to.as_fd(), &stat)
     }
 

@@ -5,53 +5,26 @@
 //! specification: then a record that says so holds the place of the whole one.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 use windlass_api::cri;
 use windlass_core::mount::Mount;
-use windlass_core::validate::MAX_LABEL;
-use windlass_core::{Any, Error, Labels, Result, container, snapshot};
+use windlass_core::{Any, Error, Labels, Result, container};
 
+use super::plan::{Plan, adopt, image_name, mapping};
 use super::volumes::{self, Volume};
-use super::{logs, name, now, nri, update, users};
-use crate::config::Handler;
+use super::{now, nri, update, users};
 use crate::cri::{Cri, new_id};
-use crate::image::{Image, Volume as ImageVolume};
+use crate::image::Volume as ImageVolume;
 use crate::spec;
 use crate::state::record::{self, ContainerRecord, ContainerStatus};
-use crate::state::{Container, Phase, Reserved, Sandbox};
+use crate::state::{Container, Reserved};
 use crate::step;
 
-/// Label: what a record is of.
-pub const KIND: &str = crate::sandbox::KIND;
-/// The value of [`KIND`] for containers.
-pub const KIND_CONTAINER: &str = "container";
 /// Type of the specification.
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
-
-/// What was asked for, checked.
-struct Asked {
-    config: cri::ContainerConfig,
-    name: String,
-    sandbox: Arc<Sandbox>,
-    log: Option<PathBuf>,
-}
-
-/// What it is made of.
-struct Plan<'a> {
-    id: &'a str,
-    asked: &'a Asked,
-    handler: Handler<'a>,
-    snapshotter: String,
-    image: Arc<Image>,
-    /// What the image says of its processes.
-    image_config: Value,
-    labels: Labels,
-    volumes: Vec<Volume>,
-}
 
 /// A specification, and what else came out of making it.
 struct Made {
@@ -105,35 +78,6 @@ impl Cri {
         self.created_in_plugins(&container, &asked.sandbox).await;
         tracing::debug!(%id, name = %asked.name, elapsed = ?begun.elapsed(), "container made");
         Ok(id)
-    }
-
-    fn check_asked(&self, request: cri::CreateContainerRequest) -> Result<Asked> {
-        let config = request.config.ok_or_else(|| Error::invalid("a container needs a configuration"))?;
-        let metadata = config.metadata.as_ref().filter(|metadata| !metadata.name.is_empty());
-        let metadata = metadata.ok_or_else(|| Error::invalid("a container's metadata must have a name"))?;
-        let sandbox = self.ready_sandbox(&request.pod_sandbox_id)?;
-        let told = request.sandbox_config.as_ref().unwrap_or(sandbox.config());
-        let pod = told.metadata.as_ref().or(sandbox.config().metadata.as_ref());
-        let pod = pod.ok_or_else(|| Error::invalid("a pod's metadata must be given"))?;
-        let name = name(metadata, pod);
-        let log = logs::path(&told.log_directory, &config.log_path)?;
-        Ok(Asked { name, log, config, sandbox })
-    }
-
-    /// Everything that can be known before anything is made.
-    fn plan_container<'a>(&'a self, id: &'a str, asked: &'a Asked) -> Result<Plan<'a>> {
-        let reference = asked.config.image.as_ref().map_or("", |image| image.image.as_str());
-        let image = self.images.resolve(reference).ok_or_else(|| {
-            Error::not_found(format!("image {reference:?} is not there; it has to be pulled first"))
-        })?;
-        let handler = self.handler(&asked.sandbox.record.handler)?;
-        let snapshotter = handler.snapshotter().unwrap_or_else(|| self.images.snapshotter_of(handler.name)).to_owned();
-        let said = image.config();
-        let declared = if self.config.ignore_image_defined_volumes { Vec::new() } else { said.volumes.clone() };
-        let volumes = volumes::declared(&self.container_dir(id), &declared, &asked.config.mounts)?;
-        let labels = labels(&asked.config, &said.labels);
-        let image_config = image.document();
-        Ok(Plan { id, asked, handler, snapshotter, image, image_config, labels, volumes })
     }
 
     /// All steps. On an error, some of it may be there.
@@ -205,7 +149,8 @@ impl Cri {
     ) -> Result<Made> {
         let target = self.target_pid(plan)?;
         let (cri, id, sandbox) = (self.clone(), plan.id.to_owned(), plan.asked.sandbox.clone());
-        let (image, image_name, config) = (plan.image_config.clone(), image_name(plan), plan.asked.config.clone());
+        let (image, image_name, config) =
+            (plan.image_config.clone(), image_name(plan), plan.asked.config.clone());
         let mut made = blocking(move || {
             let handler = cri.handler(&sandbox.record.handler)?;
             let pod = cri.spec_pod(&sandbox, &handler)?;
@@ -231,7 +176,9 @@ impl Cri {
     /// The process whose PID namespace the container is to share.
     fn target_pid(&self, plan: &Plan<'_>) -> Result<Option<u32>> {
         let security = plan.asked.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-        let Some(options) = security.and_then(|security| security.namespace_options.as_ref()) else { return Ok(None) };
+        let Some(options) = security.and_then(|security| security.namespace_options.as_ref()) else {
+            return Ok(None);
+        };
         if options.pid() != cri::NamespaceMode::Target {
             return Ok(None);
         }
@@ -248,13 +195,20 @@ impl Cri {
             created_at: now(),
             image_id: plan.image.id.to_string(),
             image_ref: plan.image.digests.first().cloned().unwrap_or_default(),
-            log_path: plan.asked.log.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+            log_path: plan
+                .asked
+                .log
+                .as_ref()
+                .map(|path| path.to_string_lossy().into_owned())
+                .unwrap_or_default(),
             stop_signal: made.stop_signal,
             user: made.user.clone(),
             snapshotter: plan.snapshotter.clone(),
         };
-        let status =
-            ContainerStatus { resources: Some(spec::resources_status(&made.spec)), ..ContainerStatus::default() };
+        let status = ContainerStatus {
+            resources: Some(spec::resources_status(&made.spec)),
+            ..ContainerStatus::default()
+        };
         (record, status)
     }
 
@@ -312,7 +266,8 @@ impl Cri {
             return Ok(());
         }
         let snapshotter = self.database.snapshotter(&plan.snapshotter);
-        let snapshotter = snapshotter.ok_or_else(|| Error::not_found(format!("snapshotter {:?}", plan.snapshotter)))?;
+        let snapshotter =
+            snapshotter.ok_or_else(|| Error::not_found(format!("snapshotter {:?}", plan.snapshotter)))?;
         let rootfs = snapshotter.mounts(&self.cx, plan.id).await?;
         let volumes = plan.volumes.clone();
         blocking(move || volumes::make(&volumes, &rootfs)).await?;
@@ -333,48 +288,6 @@ impl Cri {
     }
 }
 
-/// A container of that name is there: the caller has asked before, and has not heard the answer.
-fn adopt(container: &Container, asked: &Asked) -> Result<String> {
-    let same = container.record.sandbox_id == asked.sandbox.id && *container.config() == asked.config;
-    if same && container.phase() == Phase::Created && !container.removing() {
-        return Ok(container.id.clone());
-    }
-    Err(Error::exists(format!(
-        "container {} has the name {:?} already and is not what was asked for now; remove it, or ask for another attempt",
-        container.id, asked.name
-    )))
-}
-
-/// Labels as containerd writes them: the container's, then the image's. What no record can hold is left out.
-fn labels(config: &cri::ContainerConfig, image: &Labels) -> Labels {
-    let mut labels = Labels::new();
-    for (key, value) in config.labels.iter().chain(image) {
-        if !key.is_empty() && key.len() + value.len() <= MAX_LABEL && !labels.contains_key(key) {
-            labels.insert(key.clone(), value.clone());
-        }
-    }
-    labels.insert(KIND.into(), KIND_CONTAINER.into());
-    labels
-}
-
-/// The image's name as plugins and runtimes are told: what a person wrote, where the kubelet knows it.
-fn image_name(plan: &Plan<'_>) -> String {
-    let written = plan.asked.config.image.as_ref().map(|image| image.user_specified_image.as_str());
-    written.filter(|name| !name.is_empty()).unwrap_or(plan.image.name()).to_owned()
-}
-
-/// Labels of the snapshot of a pod with ids of its own.
-fn mapping(sandbox: &Sandbox) -> Result<Labels> {
-    let Some(mapping) = crate::sandbox::user_namespace(sandbox.config())? else { return Ok(Labels::new()) };
-    let list = |ids: &[windlass_network::namespaces::IdMap]| {
-        ids.iter().map(|m| format!("{}:{}:{}", m.container, m.host, m.size)).collect::<Vec<_>>().join(",")
-    };
-    Ok(Labels::from([
-        (snapshot::LABEL_UIDMAP.to_owned(), list(&mapping.uids)),
-        (snapshot::LABEL_GIDMAP.to_owned(), list(&mapping.gids)),
-    ]))
-}
-
 fn spec_volume(volume: &Volume) -> spec::Volume {
     spec::Volume { host_path: volume.host.clone(), container_path: volume.container.clone() }
 }
@@ -382,28 +295,15 @@ fn spec_volume(volume: &Volume) -> spec::Volume {
 /// The limits of a class of block I/O that a plugin has named.
 fn blockio(settings: &spec::Settings, made: &mut Value, class: &str) -> Result<()> {
     let limits = settings.blockio_classes.as_ref().and_then(|classes| classes.get(class));
-    let limits = limits.ok_or_else(|| Error::precondition(format!("a plugin asks for the unknown blockio class {class:?}")))?;
+    let limits = limits.ok_or_else(|| {
+        Error::precondition(format!("a plugin asks for the unknown blockio class {class:?}"))
+    })?;
     spec::json::object(made, &["linux", "resources"]).insert("blockIO".into(), limits.clone());
     Ok(())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("file work ended early").with_source(e))?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_containers_labels_win_over_its_images() {
-        let config = cri::ContainerConfig {
-            labels: Labels::from([("a".into(), "mine".into()), ("long".into(), "x".repeat(MAX_LABEL))]),
-            ..Default::default()
-        };
-        let image = Labels::from([("a".into(), "image".into()), ("b".into(), "image".into())]);
-        let labels = labels(&config, &image);
-        let found: Vec<_> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        assert_eq!(found, [("a", "mine"), ("b", "image"), (KIND, KIND_CONTAINER)]);
-    }
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::internal("file work ended early").with_source(e))?
 }

@@ -197,19 +197,28 @@ impl Cri {
             return Err(Error::invalid("a command to execute must be given"));
         }
         let record = self.database.containers().get(&self.cx, &container.id).await?;
-        let unreadable = || Error::data_loss(format!("container {} has no readable specification", container.id));
+        let unreadable =
+            || Error::data_loss(format!("container {} has no readable specification", container.id));
         let spec = record.spec.ok_or_else(unreadable)?;
         let spec: Spec = serde_json::from_slice(&spec.value).map_err(|e| unreadable().with_source(e))?;
         let process = spec::exec(&spec.process.ok_or_else(unreadable)?, cmd, tty);
-        let value = serde_json::to_vec(&process).map_err(|e| Error::internal("a process as JSON").with_source(e))?;
+        let value =
+            serde_json::to_vec(&process).map_err(|e| Error::internal("a process as JSON").with_source(e))?;
         Ok(Any { type_url: PROCESS.to_owned(), value: value.into() })
     }
 
     /// Makes the process in the shim. From then on it is taken back when dropped.
-    async fn begin(self: &Arc<Self>, container: &Container, id: String, io: &ExecIo, spec: Any) -> Result<Process> {
+    async fn begin(
+        self: &Arc<Self>,
+        container: &Container,
+        id: String,
+        io: &ExecIo,
+        spec: Any,
+    ) -> Result<Process> {
         let options = ExecOptions { io: io.io(), spec: Some(spec) };
         self.tasks.exec(&self.cx, &container.id, &id, options).await?;
-        let process = Process { cri: self.clone(), container: container.id.clone(), id, done: AtomicBool::new(false) };
+        let process =
+            Process { cri: self.clone(), container: container.id.clone(), id, done: AtomicBool::new(false) };
         step!("container.exec.made");
         Ok(process)
     }
@@ -241,7 +250,8 @@ impl Drop for Process {
         if *self.done.get_mut() {
             return;
         }
-        let (cri, container, id) = (self.cri.clone(), std::mem::take(&mut self.container), std::mem::take(&mut self.id));
+        let (cri, container, id) =
+            (self.cri.clone(), std::mem::take(&mut self.container), std::mem::take(&mut self.id));
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let tracker = cri.work.clone();
         tracker.spawn_on(

@@ -30,6 +30,10 @@ impl Cri {
 
     /// The statuses of a pod's containers.
     pub(crate) async fn statuses_of(&self, sandbox: &str) -> Vec<cri::ContainerStatus> {
-        self.state.containers_of(sandbox).iter().map(|container| super::wire_status(self, container)).collect()
+        self.state
+            .containers_of(sandbox)
+            .iter()
+            .map(|container| super::wire_status(self, container))
+            .collect()
     }
 }

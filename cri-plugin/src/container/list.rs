@@ -71,7 +71,10 @@ impl Cri {
         let fits = |container: &Arc<Container>| {
             let labels = &container.config().labels;
             pod.as_ref().is_none_or(|pod| *pod == container.record.sandbox_id)
-                && filter.state.as_ref().is_none_or(|wanted| wanted.state == i32::from(state(container.phase())))
+                && filter
+                    .state
+                    .as_ref()
+                    .is_none_or(|wanted| wanted.state == i32::from(state(container.phase())))
                 && filter.label_selector.iter().all(|(key, value)| labels.get(key) == Some(value))
         };
         candidates.into_iter().filter(fits).collect()

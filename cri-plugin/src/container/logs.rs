@@ -23,7 +23,9 @@ pub fn path(directory: &str, path: &str) -> Result<Option<PathBuf>> {
     let path = path.trim_start_matches('/');
     let odd = |path: &str| Path::new(path).components().any(|part| part == Component::ParentDir);
     if path.is_empty() || odd(directory) || odd(path) || path.contains('\0') || directory.contains('\0') {
-        return Err(Error::invalid(format!("log path {path:?} must name a file below {directory:?}, without \"..\"")));
+        return Err(Error::invalid(format!(
+            "log path {path:?} must name a file below {directory:?}, without \"..\""
+        )));
     }
     if directory.len() + path.len() >= LONGEST {
         return Err(Error::invalid("the path of the log is too long"));
@@ -40,7 +42,9 @@ impl Cri {
         let io = container.io().ok_or_else(|| {
             Error::precondition(format!("container {} has no streams to log", container.id))
         })?;
-        io.reopen_log().await.map_err(|error| error.context(format!("reopen the log of container {}", container.id)))?;
+        io.reopen_log()
+            .await
+            .map_err(|error| error.context(format!("reopen the log of container {}", container.id)))?;
         Ok(cri::ReopenContainerLogResponse {})
     }
 }
@@ -51,12 +55,14 @@ mod tests {
 
     #[test]
     fn logs_stay_below_their_directory() {
-        let log = |directory, file| path(directory, file).map(|p| p.map(|p| p.to_string_lossy().into_owned()));
+        let log =
+            |directory, file| path(directory, file).map(|p| p.map(|p| p.to_string_lossy().into_owned()));
         assert_eq!(log("/var/log/pods/x", "c/0.log").unwrap().as_deref(), Some("/var/log/pods/x/c/0.log"));
         assert_eq!(log("/var/log", "/0.log").unwrap().as_deref(), Some("/var/log/0.log"));
         assert_eq!(log("", "0.log").unwrap(), None);
         assert_eq!(log("/var/log", "").unwrap(), None);
-        for (directory, file) in [("/var/log", "../x"), ("/var/log", "a/../../x"), ("/v/../x", "a"), ("v", "a"), ("/v", "/")]
+        for (directory, file) in
+            [("/var/log", "../x"), ("/var/log", "a/../../x"), ("/v/../x", "a"), ("v", "a"), ("/v", "/")]
         {
             assert!(log(directory, file).is_err(), "{directory} {file}");
         }

@@ -1,6 +1,6 @@
 //! Containers: their lives, one file per step, each a method of [`Cri`](crate::cri::Cri) named after its call.
 //!
-//! - `create`: reserved, written down, given a snapshot, visible; `volumes`, `copy`: what an image declares; `users`: who
+//! - `plan`: what one is going to be. `create`: reserved, written down, given a snapshot, visible; `volumes`, `copy`: what an image declares; `users`: who
 //!   an image knows.
 //! - `start`, `monitor`: a task made and started, its end awaited and written down.
 //! - `stop`, `remove`: ended, and gone. `restore`: all of them after a restart.
@@ -20,6 +20,7 @@ mod list;
 mod logs;
 mod monitor;
 mod nri;
+mod plan;
 mod remove;
 mod restore;
 mod start;

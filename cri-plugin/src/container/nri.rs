@@ -114,7 +114,8 @@ impl Cri {
 
     pub(super) async fn started_in_plugins(&self, container: &Container) {
         let Some(nri) = self.plugins() else { return };
-        let told = nri.post_start_container(&self.pod_seen(container).await, &self.seen(container).await).await;
+        let told =
+            nri.post_start_container(&self.pod_seen(container).await, &self.seen(container).await).await;
         report("post-start", &container.id, told);
     }
 

@@ -29,7 +29,9 @@ impl Cri {
         let cri = self.clone();
         self.finish(async move {
             let _hold = cri.hold_plugins().await;
-            cri.remove(&container).await.map_err(|error| error.context(format!("remove container {}", container.id)))
+            cri.remove(&container)
+                .await
+                .map_err(|error| error.context(format!("remove container {}", container.id)))
         })
         .await?;
         Ok(answer)
@@ -52,7 +54,10 @@ impl Cri {
 
     async fn remove_all(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         if container.phase() == Phase::Running {
-            return Err(Error::unavailable(format!("container {} was started again, try again", container.id)));
+            return Err(Error::unavailable(format!(
+                "container {} was started again, try again",
+                container.id
+            )));
         }
         step!("container.remove.begin");
         self.removed_in_plugins(container).await;
@@ -88,8 +93,7 @@ impl Cri {
                 None => Ok(()),
             }
         };
-        let (snapshot, files) =
-            tokio::join!(snapshot, delete(vec![self.container_dir(id), self.io_dir(id)]));
+        let (snapshot, files) = tokio::join!(snapshot, delete(vec![self.container_dir(id), self.io_dir(id)]));
         snapshot?;
         files
     }

@@ -9,8 +9,8 @@ use futures::StreamExt;
 use windlass_core::task::Status;
 use windlass_core::{Filters, Result, container};
 
-use super::create::{KIND, KIND_CONTAINER};
 use super::monitor::after;
+use super::plan::{KIND, KIND_CONTAINER};
 use super::{now, remove};
 use crate::cri::Cri;
 use crate::io::ContainerIo;

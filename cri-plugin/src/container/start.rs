@@ -140,10 +140,8 @@ impl Cri {
         let mut status = container.status().clone();
         (status.started_at, status.pid) = (now(), pid);
         // A crash between the two leaves a task that was not started, or one that was: the next start sees which.
-        let (started, written) = tokio::join!(
-            self.tasks.start(&self.cx, id, ""),
-            self.write_status(container, &status)
-        );
+        let (started, written) =
+            tokio::join!(self.tasks.start(&self.cx, id, ""), self.write_status(container, &status));
         status.pid = started?;
         written?;
         Ok(status)
@@ -156,10 +154,9 @@ impl Cri {
     /// Mounts that make the root file system.
     async fn rootfs(&self, container: &Container) -> Result<Vec<Mount>> {
         let name = &container.record.snapshotter;
-        let snapshotter = self
-            .database
-            .snapshotter(name)
-            .ok_or_else(|| Error::not_found(format!("snapshotter {name:?}, which has the container's files")))?;
+        let snapshotter = self.database.snapshotter(name).ok_or_else(|| {
+            Error::not_found(format!("snapshotter {name:?}, which has the container's files"))
+        })?;
         snapshotter.mounts(&self.cx, &container.id).await
     }
 
@@ -180,7 +177,9 @@ impl Cri {
     /// The container whose PID namespace this one is to share still runs: its namespace may be somebody else's by now.
     fn check_target(&self, container: &Container) -> Result<()> {
         let security = container.config().linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-        let Some(options) = security.and_then(|security| security.namespace_options.as_ref()) else { return Ok(()) };
+        let Some(options) = security.and_then(|security| security.namespace_options.as_ref()) else {
+            return Ok(());
+        };
         if options.pid() != cri::NamespaceMode::Target {
             return Ok(());
         }

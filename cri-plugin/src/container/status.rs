@@ -29,7 +29,8 @@ impl Cri {
     async fn info(&self, container: &Container) -> Result<BTreeMap<String, String>> {
         let record = self.database.containers().get(&self.cx, &container.id).await?;
         let spec = record.spec.as_ref().map_or(Ok(Value::Null), |spec| serde_json::from_slice(&spec.value));
-        let unreadable = |e| Error::data_loss(format!("specification of container {}", container.id)).with_source(e);
+        let unreadable =
+            |e| Error::data_loss(format!("specification of container {}", container.id)).with_source(e);
         let config = serde_json::to_value(container.config())
             .map_err(|e| Error::internal("configuration as JSON").with_source(e))?;
         let info = json!({

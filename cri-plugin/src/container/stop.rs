@@ -193,7 +193,9 @@ async fn has_gone(process: OwnedFd) -> bool {
 fn kill_groups(groups: &str, id: &str) {
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
         if !path.contains(id) || path.contains("..") {
             continue;
         }

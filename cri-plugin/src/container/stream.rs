@@ -52,7 +52,8 @@ impl Cri {
             .io()
             .ok_or_else(|| Error::precondition(format!("container {} has no streams", container.id)))?;
         let Streams { stdin, stdout, stderr, resize, gone } = streams;
-        let attached = io.attach(AttachStreams { stdin, stdout, stderr }, self.close_stdin(&container.id, ""));
+        let attached =
+            io.attach(AttachStreams { stdin, stdout, stderr }, self.close_stdin(&container.id, ""));
         tokio::select! {
             attached = attached => attached,
             () = self.resize(&container.id, "", resize) => Ok(()),

@@ -44,7 +44,7 @@ impl Cri {
         let sandbox = self.state.sandboxes.get(&container.record.sandbox_id)?;
         let handler = self.handler(&sandbox.record.handler)?;
         let settings = self.settings(&handler);
-                let mut changes = Default::default();
+        let mut changes = Default::default();
         self.change(container, annotations, async |current| {
             let mut wanted = spec::resources(&self.host, settings, &asked, current)?;
             changes = self.update_in_plugins(container, &sandbox, &mut wanted).await?;

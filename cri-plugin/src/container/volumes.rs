@@ -28,16 +28,12 @@ pub struct Volume {
 
 /// The volumes that an image declares and no mount of the container covers, below `directory`. *Invalid argument* for
 /// too many.
-pub fn declared(
-    directory: &Path,
-    places: impl IntoIterator<Item = impl AsRef<str>>,
-    mounts: &[cri::Mount],
-) -> Result<Vec<Volume>> {
+pub fn declared(directory: &Path, places: &[String], mounts: &[cri::Mount]) -> Result<Vec<Volume>> {
     let mut volumes: Vec<Volume> = Vec::new();
-    for place in places {
-        let place = clean(place.as_ref());
-        let taken = |other: &str| clean(other) == place;
-        if mounts.iter().any(|mount| taken(&mount.container_path)) || volumes.iter().any(|v| v.container == place) {
+    for place in places.iter().map(|place| clean(place)) {
+        let covered = mounts.iter().any(|mount| clean(&mount.container_path) == place);
+        // A volume over all of the root would leave nothing of the image.
+        if covered || place == "/" || place.contains('\0') || volumes.iter().any(|v| v.container == place) {
             continue;
         }
         if volumes.len() >= MAX {
@@ -50,14 +46,12 @@ pub fn declared(
 }
 
 /// A path made absolute, without `.`, `..` and doubled slashes; above the root is the root.
-pub fn clean(path: &str) -> String {
+fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
             "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
+            ".." => drop(parts.pop()),
             part => parts.push(part),
         }
     }
@@ -116,13 +110,13 @@ mod tests {
     #[test]
     fn a_mount_takes_a_declared_volumes_place() {
         let mounts = [cri::Mount { container_path: "/data/".into(), ..Default::default() }];
-        let volumes =
-            declared(Path::new("/c"), ["/data", "cache", "/x/../cache", "/../../etc"], &mounts).unwrap();
-        let places: Vec<_> = volumes.iter().map(|v| v.container.as_str()).collect();
-        assert_eq!(places, ["/cache", "/etc"]);
+        let places = ["/data", "cache", "/x/../cache", "/../../etc", "/", "//a/./b"].map(str::to_owned);
+        let volumes = declared(Path::new("/c"), &places, &mounts).unwrap();
+        let found: Vec<_> = volumes.iter().map(|v| v.container.as_str()).collect();
+        assert_eq!(found, ["/cache", "/etc", "/a/b"]);
         assert_eq!(volumes[1].host, Path::new("/c/volumes/1"));
-        let many = (0..=MAX).map(|n| format!("/{n}"));
-        assert!(declared(Path::new("/c"), many, &[]).is_err());
+        let many: Vec<_> = (0..=MAX).map(|n| format!("/{n}")).collect();
+        assert!(declared(Path::new("/c"), &many, &[]).is_err());
     }
 
     #[test]
@@ -139,7 +133,8 @@ mod tests {
             target: String::new(),
             options: vec!["rbind".into()],
         }];
-        let volumes = declared(dir.path(), ["/data", "/none", "/link", "/out"], &[]).unwrap();
+        let places = ["/data", "/none", "/link", "/out"].map(str::to_owned);
+        let volumes = declared(dir.path(), &places, &[]).unwrap();
         make(&volumes, &rootfs).unwrap();
         let file = |n: usize, path: &str| volumes[n].host.join(path).exists();
         assert!(file(0, "sub/file") && file(1, "") && file(2, "sub/file"));

@@ -98,9 +98,11 @@ impl Stream for Follow {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
         match self.queue.poll_recv(cx) {
             Poll::Ready(Some(event)) => Poll::Ready(Some(Ok(Arc::unwrap_or_clone(event)))),
-            Poll::Ready(None) if self.cut.swap(false, Ordering::AcqRel) => Poll::Ready(Some(Err(Error::exhausted(
-                "events came faster than they were read, and were dropped; list everything anew",
-            )))),
+            Poll::Ready(None) if self.cut.swap(false, Ordering::AcqRel) => {
+                Poll::Ready(Some(Err(Error::exhausted(
+                    "events came faster than they were read, and were dropped; list everything anew",
+                ))))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }

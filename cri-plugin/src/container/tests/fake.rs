@@ -26,10 +26,10 @@ struct Fake {
 
 impl Fake {
     fn new(status: Status, io: &Io) -> Self {
-        let open = |path: &String| {
-            File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap()
-        };
-        let outputs = [&io.stdout, &io.stderr].into_iter().filter(|path| !path.is_empty()).map(open).collect();
+        let open =
+            |path: &String| File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+        let outputs =
+            [&io.stdout, &io.stderr].into_iter().filter(|path| !path.is_empty()).map(open).collect();
         Self { status, exit: watch::Sender::new(None), outputs }
     }
 

@@ -57,7 +57,8 @@ impl Stack {
             std::fs::create_dir(root.path().join(name)).unwrap();
         }
         let store =
-            windlass_metastore::open(&root.path().join("meta"), windlass_metastore::Options::default()).unwrap();
+            windlass_metastore::open(&root.path().join("meta"), windlass_metastore::Options::default())
+                .unwrap();
         let native =
             windlass_snapshotter::Native::open(&root.path().join("native"), "native", store.clone()).unwrap();
         let exchange = Arc::new(windlass_event::Exchange::new(windlass_event::QUEUE));
@@ -102,7 +103,7 @@ impl Stack {
         let spec = json!({"process": {"args": ["x"]}, "linux": {"resources": {"cpu": {"shares": 2}}}});
         let written = container::Container {
             id: id.clone(),
-            labels: BTreeMap::from([(create::KIND.to_owned(), create::KIND_CONTAINER.to_owned())]),
+            labels: BTreeMap::from([(plan::KIND.to_owned(), plan::KIND_CONTAINER.to_owned())]),
             image: String::new(),
             runtime: container::Runtime { name: "io.containerd.runc.v2".into(), options: None },
             spec: Some(Any { type_url: "spec".into(), value: serde_json::to_vec(&spec).unwrap().into() }),
@@ -321,7 +322,8 @@ async fn removal_leaves_nothing_and_may_be_repeated() {
 async fn an_exec_that_takes_too_long_is_killed() {
     let stack = Stack::new().await;
     let container = stack.running("a").await;
-    let request = cri::ExecSyncRequest { container_id: container.id.clone(), cmd: vec!["x".into()], timeout: 1 };
+    let request =
+        cri::ExecSyncRequest { container_id: container.id.clone(), cmd: vec!["x".into()], timeout: 1 };
     let error = stack.cri.exec_sync(request).await.unwrap_err();
     assert!(error.is(windlass_core::Class::DeadlineExceeded), "{error:?}");
     assert!(error.message().contains("timeout 1s exceeded: context deadline exceeded"), "{error}");
