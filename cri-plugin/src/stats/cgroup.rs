@@ -56,9 +56,9 @@ impl Hierarchy {
             return false;
         }
         if self.v2 {
-            reader.enter(&[&self.root, path]);
+            reader.enter(&[&self.root], path);
         } else {
-            reader.enter(&[&self.root, "/", NAMES[controller as usize], path]);
+            reader.enter(&[&self.root, "/", NAMES[controller as usize]], path);
         }
         true
     }
@@ -66,9 +66,14 @@ impl Hierarchy {
     /// Whether there is such a group.
     pub fn has(&self, group: &Group) -> bool {
         let mut reader = Reader::default();
-        let tried: &[_] =
-            if self.v2 { &[Controller::Cpu] } else { &[Controller::Cpuacct, Controller::Memory, Controller::Pids] };
-        tried.iter().any(|controller| self.enter(&mut reader, group, *controller) && reader.directory().is_dir())
+        let tried: &[_] = if self.v2 {
+            &[Controller::Cpu]
+        } else {
+            &[Controller::Cpuacct, Controller::Memory, Controller::Pids]
+        };
+        tried
+            .iter()
+            .any(|controller| self.enter(&mut reader, group, *controller) && reader.directory().is_dir())
     }
 
     /// The group of a container by what its specification calls it and, where there is none of that name, by where its
@@ -77,7 +82,7 @@ impl Hierarchy {
         let by_name = spelled(named).map(Group::One).filter(|group| self.has(group));
         by_name.or_else(|| {
             let mut reader = Reader::default();
-            reader.enter(&["/proc/", &pid.to_string()]);
+            reader.enter(&["/proc"], &pid.to_string());
             let group = self.member(reader.text("cgroup").filter(|_| pid != 0)?)?;
             self.has(&group).then_some(group)
         })
@@ -100,7 +105,10 @@ impl Hierarchy {
             Some((parts.next()?, parts.next()?, below(parts.next()?)?))
         });
         if self.v2 {
-            return lines.filter(|(_, controllers, _)| controllers.is_empty()).map(|(.., path)| Group::One(path)).next();
+            return lines
+                .filter(|(_, controllers, _)| controllers.is_empty())
+                .map(|(.., path)| Group::One(path))
+                .next();
         }
         let mut paths = <[Box<str>; 5]>::default();
         for (_, controllers, path) in lines {
@@ -120,7 +128,8 @@ fn spelled(named: &str) -> Option<Box<str>> {
     match parts[..] {
         [slice_name, prefix, name] if !named.starts_with('/') && !name.is_empty() => {
             let parent = slice(if slice_name.is_empty() { "system.slice" } else { slice_name })?;
-            let unit = if name.ends_with(".slice") { name.to_owned() } else { format!("{prefix}-{name}.scope") };
+            let unit =
+                if name.ends_with(".slice") { name.to_owned() } else { format!("{prefix}-{name}.scope") };
             below(&format!("{parent}/{unit}"))
         }
         _ => below(named),
@@ -163,7 +172,7 @@ pub fn processes(hierarchy: &Hierarchy, reader: &mut Reader, group: &Group, most
     let tried = [Controller::Pids, Controller::Memory, Controller::Cpuacct];
     let top = tried.iter().find_map(|controller| {
         let there = hierarchy.enter(reader, group, *controller) && reader.directory().is_dir();
-        there.then(|| reader.directory().to_owned())
+        there.then(|| reader.directory())
     });
     let Some(top) = top else { return (found, false) };
     let mut waiting = vec![top];
@@ -174,7 +183,7 @@ pub fn processes(hierarchy: &Hierarchy, reader: &mut Reader, group: &Group, most
         if groups > most {
             return (found, false);
         }
-        reader.enter(&[path.trim_end_matches('/')]);
+        reader.enter(&["/"], path);
         let text = reader.text("cgroup.procs").unwrap_or_default();
         found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0));
         if found.len() > most {

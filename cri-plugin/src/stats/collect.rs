@@ -60,7 +60,7 @@ pub struct Taken {
 /// A pod, what was read of it, and its containers.
 pub struct TakenPod {
     pub sandbox: Arc<Sandbox>,
-    /// Of the group that all its containers are below, where there is one.
+    /// Of the group that all its containers are below, where there is one; not for [`Detail::Everything`].
     pub reading: Option<Reading>,
     /// `None` where it has no network of its own.
     pub interfaces: Option<Vec<Interface>>,
@@ -83,13 +83,22 @@ struct Done {
 
 impl Cri {
     /// Reads containers.
-    pub(super) async fn take(self: &Arc<Self>, containers: Vec<Arc<Container>>, detail: Detail) -> Result<Vec<Taken>> {
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        containers: Vec<Arc<Container>>,
+        detail: Detail,
+    ) -> Result<Vec<Taken>> {
         Ok(self.read(containers, Vec::new(), detail).await?.containers)
     }
 
     /// Reads pods with their containers.
-    pub(super) async fn take_pods(self: &Arc<Self>, pods: Vec<Arc<Sandbox>>, detail: Detail) -> Result<Vec<TakenPod>> {
-        let at: HashMap<&str, usize> = pods.iter().enumerate().map(|(at, pod)| (pod.id.as_str(), at)).collect();
+    pub(super) async fn take_pods(
+        self: &Arc<Self>,
+        pods: Vec<Arc<Sandbox>>,
+        detail: Detail,
+    ) -> Result<Vec<TakenPod>> {
+        let at: HashMap<&str, usize> =
+            pods.iter().enumerate().map(|(at, pod)| (pod.id.as_str(), at)).collect();
         let all = self.state.containers.all();
         let mut inside: Vec<_> =
             all.into_iter().filter_map(|c| Some((*at.get(c.record.sandbox_id.as_str())?, c))).collect();
@@ -213,10 +222,15 @@ impl Work {
     fn run(self) -> Done {
         let mut reader = Reader::default();
         let mut counter = Counter::default();
-        let containers =
-            self.containers.iter().map(|container| self.container(&mut reader, &mut counter, container)).collect();
+        let containers = self
+            .containers
+            .iter()
+            .map(|container| self.container(&mut reader, &mut counter, container))
+            .collect();
         let pods = self.pods.iter().map(|(pod, net)| {
-            let reading = self.pod_group(pod).and_then(|group| self.group(&mut reader, &group));
+            // Metrics are told of containers only.
+            let group = (self.detail != Detail::Everything).then(|| self.pod_group(pod)).flatten();
+            let reading = group.and_then(|group| self.group(&mut reader, &group, Detail::Less));
             // Last: processes are looked up by ids, which are the same from any network namespace.
             let interfaces = net.as_deref().and_then(|net| network::inside(&mut reader, net));
             (pod.clone(), reading, interfaces)
@@ -225,7 +239,8 @@ impl Work {
     }
 
     fn container(&self, reader: &mut Reader, counter: &mut Counter, container: &Arc<Container>) -> Taken {
-        let mut taken = Taken { container: container.clone(), reading: None, processes: Processes::default() };
+        let mut taken =
+            Taken { container: container.clone(), reading: None, processes: Processes::default() };
         let (phase, pid) = {
             let status = container.status();
             (status.phase(), status.pid)
@@ -243,7 +258,7 @@ impl Work {
                 group
             }
         };
-        taken.reading = self.group(reader, &group);
+        taken.reading = self.group(reader, &group, self.detail);
         if self.detail == Detail::Everything && taken.reading.is_some() {
             taken.processes = counter.read(&self.hierarchy, reader, &group, pid);
         }
@@ -259,10 +274,10 @@ impl Work {
         Some(group)
     }
 
-    fn group(&self, reader: &mut Reader, group: &Group) -> Option<Reading> {
+    fn group(&self, reader: &mut Reader, group: &Group, detail: Detail) -> Option<Reading> {
         let (at, when) = (nanos(SystemTime::now()), Instant::now());
         let read = if self.hierarchy.v2 { v2::read } else { v1::read };
-        let figures = read(&self.hierarchy, reader, group, self.detail);
+        let figures = read(&self.hierarchy, reader, group, detail);
         (!figures.is_empty()).then_some(Reading { figures, at, when })
     }
 }
@@ -273,7 +288,10 @@ mod tests {
 
     #[test]
     fn specifications_name_groups() {
-        assert_eq!(cgroups_path(br#"{"ociVersion":"1","linux":{"cgroupsPath":"/a/b"}}"#).as_deref(), Some("/a/b"));
+        assert_eq!(
+            cgroups_path(br#"{"ociVersion":"1","linux":{"cgroupsPath":"/a/b"}}"#).as_deref(),
+            Some("/a/b")
+        );
         for none in [&b"{}"[..], br#"{"linux":{}}"#, br#"{"linux":{"cgroupsPath":7}}"#, b"[", b""] {
             assert_eq!(cgroups_path(none), None);
         }

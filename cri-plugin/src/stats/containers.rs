@@ -25,7 +25,8 @@ impl Cri {
         self: &Arc<Self>,
         request: cri::ContainerStatsRequest,
     ) -> Result<cri::ContainerStatsResponse> {
-        let found = self.state.containers.get(&request.container_id).map_err(|error| error.context("container"))?;
+        let found =
+            self.state.containers.get(&request.container_id).map_err(|error| error.context("container"))?;
         let stats = self.stats_of(vec![found]).await?;
         Ok(cri::ContainerStatsResponse { stats: stats.into_iter().next() })
     }

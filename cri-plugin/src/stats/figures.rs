@@ -3,8 +3,10 @@
 use windlass_api::cri;
 
 /// How much is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
+    /// For stats of pods: without threads and swap.
+    Less,
     /// For stats: what the kubelet asks for every few seconds.
     Usual,
     /// For metrics.

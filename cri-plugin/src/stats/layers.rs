@@ -62,7 +62,8 @@ impl Cri {
         }
         Some(cri::FilesystemUsage {
             timestamp: layer.map_or(now, |layer| nanos(layer.at)),
-            fs_id: place.map(|place| cri::FilesystemIdentifier { mountpoint: place.to_string_lossy().into_owned() }),
+            fs_id: place
+                .map(|place| cri::FilesystemIdentifier { mountpoint: place.to_string_lossy().into_owned() }),
             used_bytes: layer.and_then(|layer| value(layer.usage.size)),
             inodes_used: layer.and_then(|layer| value(layer.usage.inodes)),
         })

@@ -37,7 +37,8 @@ pub fn inside(reader: &mut Reader, net: &Path) -> Option<Vec<Interface>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::open(net, flags, Mode::empty()).ok()?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).ok()?;
-    reader.enter(&["/proc/thread-self/net"]);
+    // Looked up anew below the thread: where that is now.
+    reader.enter(&["/proc/thread-self"], "net");
     reader.text("dev").map(parse)
 }
 
@@ -57,7 +58,11 @@ pub fn parse(text: &str) -> Vec<Interface> {
             dropped: all[from + 3],
         };
         let name = name.trim();
-        (name != LOOPBACK).then(|| Interface { name: name.to_owned(), received: traffic(0), sent: traffic(8) })
+        (name != LOOPBACK).then(|| Interface {
+            name: name.to_owned(),
+            received: traffic(0),
+            sent: traffic(8),
+        })
     });
     interfaces.collect()
 }

@@ -19,7 +19,8 @@ impl Cri {
         self: &Arc<Self>,
         request: cri::PodSandboxStatsRequest,
     ) -> Result<cri::PodSandboxStatsResponse> {
-        let sandbox = self.state.sandboxes.get(&request.pod_sandbox_id).map_err(|error| error.context("pod"))?;
+        let sandbox =
+            self.state.sandboxes.get(&request.pod_sandbox_id).map_err(|error| error.context("pod"))?;
         if !sandbox.is_ready() {
             return Err(Error::unavailable(format!("pod {} is not ready: it has no figures", sandbox.id)));
         }
@@ -71,7 +72,8 @@ impl Cri {
         let sum = pod.reading.is_none().then(|| sum(pod));
         let reading = pod.reading.as_ref().or(sum.as_ref()).expect("one of the two is there");
         let (figures, at) = (&reading.figures, reading.at);
-        let processes = pod.containers.iter().filter_map(|taken| taken.reading.as_ref()?.figures.pids.as_ref());
+        let processes =
+            pod.containers.iter().filter_map(|taken| taken.reading.as_ref()?.figures.pids.as_ref());
         let processes: u64 = processes.map(|pids| pids.current).sum();
         let rate = figures.cpu.as_ref().and_then(|cpu| {
             let own = pod.sandbox.kept.rate(reading.when, cpu.usage, self.window(), None);

@@ -33,7 +33,13 @@ impl Default for Counter {
 }
 
 impl Counter {
-    pub fn read(&mut self, hierarchy: &Hierarchy, reader: &mut Reader, group: &Group, first: u32) -> Processes {
+    pub fn read(
+        &mut self,
+        hierarchy: &Hierarchy,
+        reader: &mut Reader,
+        group: &Group,
+        first: u32,
+    ) -> Processes {
         let (pids, all) = processes(hierarchy, reader, group, MOST);
         let mut counts = Processes::default();
         if all {
@@ -46,7 +52,7 @@ impl Counter {
             counts.sockets = opened.map(|(_, sockets)| sockets);
         }
         if first != 0 {
-            reader.enter(&["/proc/", &first.to_string()]);
+            reader.enter(&["/proc"], &first.to_string());
             counts.open_files = reader.text("limits").and_then(open_files);
         }
         counts
@@ -59,7 +65,8 @@ impl Counter {
             self.left = self.left.checked_sub(1)?;
             files += 1;
             let target = fs::read_link(entry.path());
-            sockets += u64::from(target.is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:")));
+            sockets +=
+                u64::from(target.is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:")));
         }
         Some((files, sockets))
     }

@@ -36,7 +36,9 @@ fn version1(metrics: cgroups_v1::Metrics) -> Figures {
         // Not accounted for: the two together cannot be less than the one.
         (both.usage >= usage.usage).then(|| Swap {
             usage: both.usage - usage.usage,
-            limit: limit(both.limit).zip(limit(usage.limit)).map(|(both, memory)| both.saturating_sub(memory)),
+            limit: limit(both.limit)
+                .zip(limit(usage.limit))
+                .map(|(both, memory)| both.saturating_sub(memory)),
         })
     });
     let memory = metrics.memory.and_then(|memory| {
@@ -72,7 +74,9 @@ fn version1(metrics: cgroups_v1::Metrics) -> Figures {
 fn devices(told: cgroups_v1::BlkIoStat) -> Vec<Device> {
     let mut devices = Vec::<Device>::new();
     let lists = [(true, told.io_service_bytes_recursive), (false, told.io_serviced_recursive)];
-    for (bytes, entry) in lists.into_iter().flat_map(|(bytes, list)| list.into_iter().map(move |e| (bytes, e))) {
+    for (bytes, entry) in
+        lists.into_iter().flat_map(|(bytes, list)| list.into_iter().map(move |e| (bytes, e)))
+    {
         let known = devices.iter().rposition(|d| (d.major, d.minor) == (entry.major, entry.minor));
         let at = known.unwrap_or_else(|| {
             devices.push(Device { major: entry.major, minor: entry.minor, ..Device::default() });
@@ -102,7 +106,10 @@ fn version2(metrics: cgroups_v2::Metrics) -> Figures {
         }),
         pressure: cpu.psi.and_then(pressure),
     });
-    let swap = metrics.memory.as_ref().map(|memory| Swap { usage: memory.swap_usage, limit: limit(memory.swap_limit) });
+    let swap = metrics
+        .memory
+        .as_ref()
+        .map(|memory| Swap { usage: memory.swap_usage, limit: limit(memory.swap_limit) });
     let events = metrics.memory_events;
     let memory = metrics.memory.map(|memory| Memory {
         usage: memory.usage,

@@ -23,9 +23,9 @@ pub fn read(hierarchy: &Hierarchy, reader: &mut Reader, group: &Group, detail: D
         cpu.throttling = reader.text("cpu.stat").map(throttling);
     }
     if hierarchy.enter(reader, group, Controller::Memory) {
-        (figures.memory, figures.swap) = memory(reader, everything);
+        (figures.memory, figures.swap) = memory(reader, detail);
     }
-    if hierarchy.enter(reader, group, Controller::Pids) {
+    if detail >= Detail::Usual && hierarchy.enter(reader, group, Controller::Pids) {
         figures.pids = reader.number("pids.current").map(|current| Pids { current, limit: None });
         if everything && let Some(pids) = &mut figures.pids {
             pids.limit = reader.limit("pids.max");
@@ -64,7 +64,7 @@ fn throttling(text: &str) -> Throttling {
     throttling
 }
 
-fn memory(reader: &mut Reader, everything: bool) -> (Option<Memory>, Option<Swap>) {
+fn memory(reader: &mut Reader, detail: Detail) -> (Option<Memory>, Option<Swap>) {
     let Some(usage) = reader.number("memory.usage_in_bytes") else { return (None, None) };
     let mut memory = Memory { usage, limit: reader.limit("memory.limit_in_bytes"), ..Memory::default() };
     let mut swapped = None;
@@ -85,7 +85,7 @@ fn memory(reader: &mut Reader, everything: bool) -> (Option<Memory>, Option<Swap
             _ => {}
         }
     }
-    if everything {
+    if detail == Detail::Everything {
         memory.own_faults = Some(own);
         memory.max_usage = reader.number("memory.max_usage_in_bytes");
         memory.failures = reader.number("memory.failcnt");
@@ -93,13 +93,13 @@ fn memory(reader: &mut Reader, everything: bool) -> (Option<Memory>, Option<Swap
         let control = reader.text("memory.oom_control").unwrap_or_default();
         memory.oom_kills = pairs(control).find(|(name, _)| *name == "oom_kill").map(|(_, kills)| kills);
     }
-    let swap = swapped.map(|usage| Swap {
+    let swap = swapped.filter(|_| detail >= Detail::Usual).map(|usage| Swap {
         usage,
-        // It limits both together.
-        limit: match (reader.limit("memory.memsw.limit_in_bytes"), memory.limit) {
-            (Some(both), Some(memory)) => Some(both.saturating_sub(memory)),
-            _ => None,
-        },
+        // The file limits both together.
+        limit: memory.limit.and_then(|memory| {
+            let both = reader.limit("memory.memsw.limit_in_bytes")?;
+            Some(both.saturating_sub(memory))
+        }),
     });
     (Some(memory), swap)
 }

@@ -13,14 +13,16 @@ pub fn read(hierarchy: &Hierarchy, reader: &mut Reader, group: &Group, detail: D
     let mut figures = Figures {
         cpu: reader.text("cpu.stat").and_then(cpu),
         memory: memory(reader, everything),
-        pids: reader.number("pids.current").map(|current| Pids { current, limit: None }),
         io_pressure: pressure(reader, "io.pressure"),
         ..Figures::default()
     };
     if let Some(cpu) = &mut figures.cpu {
         cpu.pressure = pressure(reader, "cpu.pressure");
     }
-    if figures.memory.is_some() {
+    if detail >= Detail::Usual {
+        figures.pids = reader.number("pids.current").map(|current| Pids { current, limit: None });
+    }
+    if detail >= Detail::Usual && figures.memory.is_some() {
         figures.swap = reader
             .number("memory.swap.current")
             .map(|usage| Swap { usage, limit: reader.limit("memory.swap.max") });
@@ -105,7 +107,8 @@ fn pressure(reader: &mut Reader, file: &str) -> Option<Pressure> {
 
 fn stall(text: &str) -> Stall {
     let mut stall = Stall::default();
-    let average = |value: &str| value.parse().ok().filter(|share: &f64| share.is_finite()).unwrap_or_default();
+    let average =
+        |value: &str| value.parse().ok().filter(|share: &f64| share.is_finite()).unwrap_or_default();
     for (name, value) in text.split_whitespace().filter_map(|part| part.split_once('=')) {
         match name {
             "avg10" => stall.avg10 = average(value),

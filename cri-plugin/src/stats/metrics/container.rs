@@ -160,7 +160,9 @@ fn processes(values: &mut Values<'_>, taken: &Taken, figures: &Figures) {
 
 fn specification(values: &mut Values<'_>, container: &Container) {
     let status = container.status();
-    let Some(linux) = status.resources.as_ref().and_then(|resources| resources.linux.as_ref()) else { return };
+    let Some(linux) = status.resources.as_ref().and_then(|resources| resources.linux.as_ref()) else {
+        return;
+    };
     // Nought, or less, is how "not set" is written.
     let set = |number: i64| u64::try_from(number).ok().filter(|number| *number > 0);
     values.put_known(&SPEC_CPU_PERIOD, &[], set(linux.cpu_period));

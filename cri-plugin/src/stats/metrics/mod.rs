@@ -49,18 +49,22 @@ impl Cri {
         _: cri::StreamPodSandboxMetricsRequest,
     ) -> Result<BoxStream<'static, Result<cri::StreamPodSandboxMetricsResponse>>> {
         let metrics = self.metrics().await?;
-        Ok(chunked(metrics, |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse { pod_sandbox_metrics }))
+        Ok(chunked(metrics, |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        }))
     }
 
     /// Of all pods that are ready.
     async fn metrics(self: &Arc<Self>) -> Result<Vec<cri::PodSandboxMetrics>> {
         self.measure_layers();
         let pods = self.take_pods(self.fitting_pods(None), Detail::Everything).await?;
-        let snapshotters = pods.iter().flat_map(|pod| &pod.containers).map(|c| c.container.record.snapshotter.as_str());
+        let snapshotters =
+            pods.iter().flat_map(|pod| &pod.containers).map(|c| c.container.record.snapshotter.as_str());
         let places: HashMap<_, _> =
             snapshotters.filter_map(|id| Some((id.to_owned(), self.images.place(id)?.to_owned()))).collect();
         let machine = tokio::task::spawn_blocking(move || Machine::look(places)).await;
-        let machine = machine.map_err(|e| windlass_core::Error::internal("look at file systems").with_source(e))?;
+        let machine =
+            machine.map_err(|e| windlass_core::Error::internal("look at file systems").with_source(e))?;
         Ok(pods.iter().map(|pod| metrics_of(pod, &machine)).collect())
     }
 }
@@ -68,7 +72,8 @@ impl Cri {
 fn metrics_of(pod: &TakenPod, machine: &Machine) -> cri::PodSandboxMetrics {
     let metadata = pod.sandbox.config().metadata.as_ref();
     let (name, namespace) = metadata.map_or(("", ""), |m| (m.name.as_str(), m.namespace.as_str()));
-    let mut own = Values::new([name, namespace, "", &pod.sandbox.id, ""], nanos(std::time::SystemTime::now()));
+    let mut own =
+        Values::new([name, namespace, "", &pod.sandbox.id, ""], nanos(std::time::SystemTime::now()));
     for interface in pod.interfaces.iter().flatten() {
         network(&mut own, interface);
     }

@@ -31,7 +31,19 @@ fn names_lead_to_groups() {
     }
     std::fs::create_dir_all(root.path().join("up")).unwrap();
     let long = format!("/{}", "x/".repeat(4000));
-    for wrong in ["", "/", "//", "/k8s/../up", "/k8s/./c1", "a/b.slice:x:y", "a--b.slice:x:y", ".slice:x:y", "a:x:y", "\0", &long] {
+    for wrong in [
+        "",
+        "/",
+        "//",
+        "/k8s/../up",
+        "/k8s/./c1",
+        "a/b.slice:x:y",
+        "a--b.slice:x:y",
+        ".slice:x:y",
+        "a:x:y",
+        "\0",
+        &long,
+    ] {
         assert_eq!(machine.find(wrong, 0), None, "{wrong:?}");
     }
 }
@@ -43,7 +55,10 @@ fn pods_groups_are_paths_or_slices() {
     std::fs::create_dir_all(root.path().join("kubepods/pod1")).unwrap();
     std::fs::create_dir_all(root.path().join("kubepods.slice/kubepods-pod2.slice")).unwrap();
     assert_eq!(machine.parent("/kubepods/pod1"), one("/kubepods/pod1"));
-    assert_eq!(machine.parent("/kubepods.slice/kubepods-pod2.slice"), one("/kubepods.slice/kubepods-pod2.slice"));
+    assert_eq!(
+        machine.parent("/kubepods.slice/kubepods-pod2.slice"),
+        one("/kubepods.slice/kubepods-pod2.slice")
+    );
     assert_eq!(machine.parent("kubepods-pod2.slice"), one("/kubepods.slice/kubepods-pod2.slice"));
     for none in ["", "/", "/kubepods/pod3", "/kubepods/../kubepods/pod1", "-.slice"] {
         assert_eq!(machine.parent(none), None, "{none:?}");

@@ -29,11 +29,13 @@ struct Groups {
 
 impl Groups {
     fn new() -> Self {
-        let base = format!("windlass-figures-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let base =
+            format!("windlass-figures-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mounts = if Host::detect().cgroup_v2 {
             vec![PathBuf::from("/sys/fs/cgroup")]
         } else {
-            let each = ["cpuacct", "cpu", "memory", "pids", "blkio"].map(|name| PathBuf::from("/sys/fs/cgroup").join(name));
+            let each = ["cpuacct", "cpu", "memory", "pids", "blkio"]
+                .map(|name| PathBuf::from("/sys/fs/cgroup").join(name));
             each.into_iter().filter(|mount| mount.is_dir()).collect()
         };
         let mut groups = Self { base, mounts, made: Vec::new() };
@@ -102,7 +104,8 @@ async fn groups_of_this_machine_are_read() {
     // One whose specification tells nothing true is found by its process.
     let other = container(&stack, "p1", "b", "/windlass-none/b", status).await;
 
-    let ask = async || cri.list_pod_sandbox_stats(Default::default()).await.unwrap().stats.remove(0).linux.unwrap();
+    let ask =
+        async || cri.list_pod_sandbox_stats(Default::default()).await.unwrap().stats.remove(0).linux.unwrap();
     let usage = |told: &Option<cri::CpuUsage>| told.as_ref().unwrap().usage_core_nano_seconds.unwrap().value;
     let works = |told: &cri::LinuxPodSandboxStats| {
         let first = &told.containers[0];
@@ -130,7 +133,11 @@ async fn groups_of_this_machine_are_read() {
     assert!(usage(&first.cpu) > 0, "the pod's own group");
     let second = ask().await;
     assert!(usage(&second.cpu) >= usage(&first.cpu));
-    assert_eq!(stack.tasks.calls().iter().filter(|call| call.starts_with("metrics")).count(), 0, "no shim is asked");
+    assert_eq!(
+        stack.tasks.calls().iter().filter(|call| call.starts_with("metrics")).count(),
+        0,
+        "no shim is asked"
+    );
 
     let metrics = cri.list_pod_sandbox_metrics(Default::default()).await.unwrap().pod_metrics.remove(0);
     assert_eq!(metrics.metrics.len(), 16, "eight of each interface");

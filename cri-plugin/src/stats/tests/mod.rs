@@ -57,8 +57,14 @@ const V1: &[(&str, &str)] = &[
     ("pids/kubepods/pod1/c1/pids.current", "3\n"),
     ("pids/kubepods/pod1/c1/pids.max", "max\n"),
     ("blkio/kubepods/pod1/c1/blkio.bfq.io_serviced_recursive", "Total 0\n"),
-    ("blkio/kubepods/pod1/c1/blkio.throttle.io_service_bytes_recursive", "8:0 Read 11\n8:0 Write 12\n8:0 Sync 1\nTotal 23\n"),
-    ("blkio/kubepods/pod1/c1/blkio.throttle.io_serviced_recursive", "8:0 Read 1\n8:0 Write 2\n254:16 Read 9\nTotal 12\n"),
+    (
+        "blkio/kubepods/pod1/c1/blkio.throttle.io_service_bytes_recursive",
+        "8:0 Read 11\n8:0 Write 12\n8:0 Sync 1\nTotal 23\n",
+    ),
+    (
+        "blkio/kubepods/pod1/c1/blkio.throttle.io_serviced_recursive",
+        "8:0 Read 1\n8:0 Write 2\n254:16 Read 9\nTotal 12\n",
+    ),
 ];
 
 #[test]
@@ -99,6 +105,8 @@ fn version_1_is_read() {
     assert_eq!(usual.cpu.as_ref().unwrap().usage, cpu.usage);
     assert_eq!((usual.devices.len(), usual.cpu.unwrap().throttling), (0, None));
     assert_eq!(usual.memory.unwrap().working_set(), 800_000);
+    let less = read(root.path(), false, Detail::Less);
+    assert_eq!((less.memory.unwrap().limit, less.pids, less.swap), (Some(4_000_000), None, None));
 }
 
 const V2: &[(&str, &str)] = &[
@@ -106,7 +114,10 @@ const V2: &[(&str, &str)] = &[
         "kubepods/pod1/c1/cpu.stat",
         "usage_usec 7000\nuser_usec 5000\nsystem_usec 2000\nnice_usec 0\nnr_periods 9\nnr_throttled 2\nthrottled_usec 8\n",
     ),
-    ("kubepods/pod1/c1/cpu.pressure", "some avg10=1.50 avg60=0.25 avg300=0.00 total=77\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"),
+    (
+        "kubepods/pod1/c1/cpu.pressure",
+        "some avg10=1.50 avg60=0.25 avg300=0.00 total=77\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n",
+    ),
     ("kubepods/pod1/c1/memory.current", "1000\n"),
     ("kubepods/pod1/c1/memory.max", "max\n"),
     ("kubepods/pod1/c1/memory.peak", "2000\n"),
@@ -137,12 +148,18 @@ fn version_2_is_read() {
     assert_eq!(some, Stall { avg10: 1.5, avg60: 0.25, avg300: 0.0, total: 77 });
     let memory = figures.memory.as_ref().unwrap();
     assert_eq!((memory.usage, memory.limit, memory.working_set(), memory.rss), (1000, None, 800, 400));
-    assert_eq!((memory.kernel, memory.max_usage, memory.failures, memory.oom_kills), (Some(40), Some(2000), Some(6), Some(2)));
+    assert_eq!(
+        (memory.kernel, memory.max_usage, memory.failures, memory.oom_kills),
+        (Some(40), Some(2000), Some(6), Some(2))
+    );
     let waits = memory.pressure.as_ref().unwrap().some.clone().unwrap();
     assert_eq!(waits, Stall { total: 9, ..Stall::default() }, "what is no number counts as nothing");
     assert_eq!(figures.swap, Some(Swap { usage: 30, limit: Some(100) }));
     assert_eq!(figures.pids, Some(Pids { current: 2, limit: Some(64) }));
-    assert_eq!(figures.devices[0], Device { major: 8, minor: 0, read_bytes: 1, written_bytes: 2, reads: 3, writes: 4 });
+    assert_eq!(
+        figures.devices[0],
+        Device { major: 8, minor: 0, read_bytes: 1, written_bytes: 2, reads: 3, writes: 4 }
+    );
 
     let told = figures.cpu_usage(42, Some(7)).unwrap();
     assert_eq!((told.timestamp, told.usage_nano_cores.unwrap().value), (42, 7));
@@ -153,6 +170,8 @@ fn version_2_is_read() {
     assert_eq!((told.swap_available_bytes.unwrap().value, told.swap_usage_bytes.unwrap().value), (70, 30));
     assert_eq!(figures.io_usage(42).unwrap().psi.unwrap().some.unwrap().total, 3000);
 
+    let less = read(root.path(), true, Detail::Less);
+    assert!(less.memory.is_some() && less.pids.is_none() && less.swap.is_none());
     // A newer kernel says what it holds.
     write(root.path(), &[("kubepods/pod1/c1/memory.stat", "anon 400\nkernel 99\nslab 4\n")]);
     assert_eq!(read(root.path(), true, Detail::Everything).memory.unwrap().kernel, Some(99));
@@ -179,7 +198,8 @@ fn what_cannot_be_read_is_not_told() {
         ],
     );
     std::fs::write(root.path().join("kubepods/pod1/c1/memory.max"), [0xff, 0xfe]).unwrap();
-    std::os::unix::fs::symlink("/proc/self/status", root.path().join("kubepods/pod1/c1/memory.peak")).unwrap();
+    std::os::unix::fs::symlink("/proc/self/status", root.path().join("kubepods/pod1/c1/memory.peak"))
+        .unwrap();
     let figures = read(root.path(), true, Detail::Everything);
     assert_eq!((figures.cpu, figures.pids, figures.io_pressure), (None, None, None));
     let memory = figures.memory.unwrap();
@@ -217,7 +237,10 @@ fn shims_tell_the_same() {
     };
     let figures = task::read(&any::pack(&metrics)).unwrap();
     assert_eq!(figures.cpu.as_ref().unwrap().usage, 7000);
-    assert_eq!((figures.memory.as_ref().unwrap().working_set(), figures.memory.as_ref().unwrap().limit), (800, None));
+    assert_eq!(
+        (figures.memory.as_ref().unwrap().working_set(), figures.memory.as_ref().unwrap().limit),
+        (800, None)
+    );
     assert_eq!(figures.swap, Some(Swap { usage: 30, limit: Some(100) }));
     assert_eq!(figures.pids, Some(Pids { current: 3, limit: None }));
 
@@ -229,7 +252,13 @@ fn shims_tell_the_same() {
         ..Default::default()
     };
     let usage = cgroups_v1::CpuUsage { total: 9, kernel: 4, user: 5, per_cpu: Vec::new() };
-    let blkio = |op: &str, value| cgroups_v1::BlkIoEntry { op: op.into(), major: 8, minor: 1, value, ..Default::default() };
+    let blkio = |op: &str, value| cgroups_v1::BlkIoEntry {
+        op: op.into(),
+        major: 8,
+        minor: 1,
+        value,
+        ..Default::default()
+    };
     let metrics = cgroups_v1::Metrics {
         cpu: Some(cgroups_v1::CpuStat { usage: Some(usage), throttling: None }),
         memory: Some(memory),

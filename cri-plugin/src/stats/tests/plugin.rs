@@ -13,7 +13,9 @@ use windlass_core::{Any, Class, container, snapshot};
 
 use crate::container::tests::Stack;
 use crate::cri::Cri;
-use crate::state::record::{ContainerRecord, ContainerStatus, SandboxPhase, SandboxRecord, SandboxStatus, nanos};
+use crate::state::record::{
+    ContainerRecord, ContainerStatus, SandboxPhase, SandboxRecord, SandboxStatus, nanos,
+};
 use crate::state::{Container, Sandbox};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,20 +35,34 @@ fn labels(app: &str) -> BTreeMap<String, String> {
 
 pub fn pod(cri: &Arc<Cri>, id: &str, pod: Pod) {
     let config = cri::PodSandboxConfig {
-        metadata: Some(cri::PodSandboxMetadata { name: id.into(), namespace: "default".into(), ..Default::default() }),
+        metadata: Some(cri::PodSandboxMetadata {
+            name: id.into(),
+            namespace: "default".into(),
+            ..Default::default()
+        }),
         labels: labels(id),
         linux: Some(cri::LinuxPodSandboxConfig { cgroup_parent: pod.cgroup_parent, ..Default::default() }),
         ..Default::default()
     };
-    let record =
-        SandboxRecord { config: Some(config), handler: pod.handler, network: pod.network, ..Default::default() };
+    let record = SandboxRecord {
+        config: Some(config),
+        handler: pod.handler,
+        network: pod.network,
+        ..Default::default()
+    };
     let phase = pod.phase.unwrap_or(SandboxPhase::Ready);
     let status = SandboxStatus { phase: phase.into(), ..Default::default() };
     cri.state.sandboxes.restore(Arc::new(Sandbox::new(id.into(), record, status)));
 }
 
 /// A container with a record whose specification names a group.
-pub async fn container(stack: &Stack, pod: &str, name: &str, cgroups_path: &str, status: ContainerStatus) -> Arc<Container> {
+pub async fn container(
+    stack: &Stack,
+    pod: &str,
+    name: &str,
+    cgroups_path: &str,
+    status: ContainerStatus,
+) -> Arc<Container> {
     let id = format!("{name:0>64}");
     let spec = json!({"linux": {"cgroupsPath": cgroups_path}});
     let written = container::Container {
@@ -83,7 +99,11 @@ pub async fn container(stack: &Stack, pod: &str, name: &str, cgroups_path: &str,
 }
 
 pub fn running(ago: Duration) -> ContainerStatus {
-    let linux = cri::LinuxContainerResources { cpu_shares: 512, memory_limit_in_bytes: 1 << 20, ..Default::default() };
+    let linux = cri::LinuxContainerResources {
+        cpu_shares: 512,
+        memory_limit_in_bytes: 1 << 20,
+        ..Default::default()
+    };
     ContainerStatus {
         started_at: nanos(SystemTime::now() - ago),
         resources: Some(cri::ContainerResources { linux: Some(linux), windows: None }),
@@ -138,7 +158,8 @@ async fn lists_are_filtered() {
 
     let pods = async |id: &str, label_selector| {
         let filter = Some(cri::PodSandboxStatsFilter { id: id.into(), label_selector });
-        let stats = cri.list_pod_sandbox_stats(cri::ListPodSandboxStatsRequest { filter }).await.unwrap().stats;
+        let stats =
+            cri.list_pod_sandbox_stats(cri::ListPodSandboxStatsRequest { filter }).await.unwrap().stats;
         stats.into_iter().map(|pod| pod.attributes.unwrap().id).collect::<Vec<_>>()
     };
     assert_eq!(pods("", none()).await, ["p1", "p2"], "ready ones");
@@ -146,7 +167,10 @@ async fn lists_are_filtered() {
     assert_eq!(pods("gone", none()).await, [""; 0]);
     assert_eq!(pods("", labels("p1")).await, ["p1"]);
     let ask = async |id: &str| {
-        cri.pod_sandbox_stats(cri::PodSandboxStatsRequest { pod_sandbox_id: id.into() }).await.unwrap_err().class()
+        cri.pod_sandbox_stats(cri::PodSandboxStatsRequest { pod_sandbox_id: id.into() })
+            .await
+            .unwrap_err()
+            .class()
     };
     assert_eq!((ask("gone").await, ask("nowhere").await), (Class::Unavailable, Class::NotFound));
     let request = cri::ContainerStatsRequest { container_id: "nowhere".into() };
@@ -184,8 +208,13 @@ async fn shims_are_asked_where_no_group_is_found() {
     assert_eq!(cpu.usage_nano_cores, None, "one sample of something old");
 
     let stats = cri.list_pod_sandbox_stats(Default::default()).await.unwrap().stats;
-    let linux = stats.into_iter().find(|pod| pod.attributes.as_ref().unwrap().id == "p1").unwrap().linux.unwrap();
-    assert_eq!(linux.cpu.unwrap().usage_core_nano_seconds.unwrap().value, 5_000_000_000, "the sum of what is known");
+    let linux =
+        stats.into_iter().find(|pod| pod.attributes.as_ref().unwrap().id == "p1").unwrap().linux.unwrap();
+    assert_eq!(
+        linux.cpu.unwrap().usage_core_nano_seconds.unwrap().value,
+        5_000_000_000,
+        "the sum of what is known"
+    );
     assert_eq!((linux.process.unwrap().process_count.unwrap().value, linux.containers.len()), (4, 2));
     assert_eq!(linux.network, None);
 }
@@ -197,9 +226,12 @@ async fn writable_layers_are_measured_beside_the_requests() {
     pod(cri, "p1", Pod::default());
     let made = container(&stack, "p1", "a", "/none/a", ContainerStatus::default()).await;
     let snapshotter = stack.db.snapshotter("native").unwrap();
-    let mounts = snapshot::Snapshotter::prepare(&*snapshotter, &cri.cx, &made.id, "", Default::default()).await.unwrap();
+    let mounts = snapshot::Snapshotter::prepare(&*snapshotter, &cri.cx, &made.id, "", Default::default())
+        .await
+        .unwrap();
     std::fs::write(std::path::Path::new(&mounts[0].source).join("file"), vec![1_u8; 100_000]).unwrap();
-    let layer = async || cri.list_container_stats(Default::default()).await.unwrap().stats.remove(0).writable_layer;
+    let layer =
+        async || cri.list_container_stats(Default::default()).await.unwrap().stats.remove(0).writable_layer;
     let measured = async {
         while made.kept.layer().is_none() {
             tokio::task::yield_now().await;
@@ -224,7 +256,11 @@ async fn metrics_fit_their_descriptors() {
     let keys: BTreeMap<_, _> = descriptors.iter().map(|one| (one.name.as_str(), &one.label_keys)).collect();
     assert_eq!(keys.len(), descriptors.len(), "a name is given once");
     assert!(descriptors.iter().all(|one| one.help.ends_with('.') && one.label_keys.len() >= 5));
-    for name in ["container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_fs_usage_bytes"] {
+    for name in [
+        "container_cpu_usage_seconds_total",
+        "container_memory_working_set_bytes",
+        "container_fs_usage_bytes",
+    ] {
         assert!(keys.contains_key(name), "{name}");
     }
     assert_eq!(
