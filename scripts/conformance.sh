@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# Unmodified clients against windlassd: the descriptor comparison, ctr, containerd's own client suite.
+# Unmodified clients against windlassd: the descriptor comparison, ctr, containerd's own client suite, each of CRI's
+# RPCs through Kubernetes' Go packages, and critest.
 #
-#   RIG       directory whose bin holds ctr, runc and client.test (containerd's integration/client, compiled)
-#   ONLY      "descriptors", "ctr", "client", "runc": these parts alone; the last two are the client suite, on the
-#             embedded runtime and on runc
+#   RIG       directory whose bin holds ctr, runc, client.test (containerd's integration/client, compiled) and critest
+#   ONLY      "descriptors", "ctr", "client", "runc", "cri", "critest": these parts alone; "client" and "runc" are the
+#             client suite, on the embedded runtime and on runc
 #   AT_LEAST  client tests that must pass (default 75)
+#   CRITEST_AT_LEAST  specs of critest that must pass (default 106)
+#   CNI_BIN, CNI_CONF, CERTS  for pods: CNI's plugins (default /usr/lib/cni), a folder with its configuration (default
+#             $RIG/cni), and registries' hosts.toml (default $RIG/certs.d, if it is there)
 # A plain HTTP registry with library/busybox:latest is expected on 127.0.0.1:5000 (REGISTRY).
 set -euo pipefail
 bin=$(realpath "${BIN:-target/release}")
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-only=${ONLY:-descriptors ctr client runc}
+only=${ONLY:-descriptors ctr client runc cri critest}
 
 missing() { echo "conformance: $1 is missing. $2" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || missing "root" "Containers need it."
@@ -20,9 +24,11 @@ curl -fsS "http://${REGISTRY:-127.0.0.1:5000}/v2/" >/dev/null || missing "a regi
 
 work=$(mktemp -d -t windlass-conformance.XXXXXX)
 chmod 0711 "$work"
-daemon=
+daemon= pods=
 stop() {
-  # What a failed test left running goes with its shim.
+  # What a failed test left running goes with its shim; pods take their networks along.
+  [ -z "$pods" ] || timeout 60 "$RIG/bin/crictl" -r "unix://$address" rmp --force --all >/dev/null 2>&1 || true
+  pods=
   [ -z "$daemon" ] || timeout 60 "$bin/windlass" --address "$address" rm --force --all --all-namespaces >/dev/null 2>&1 || true
   [ -n "$daemon" ] && kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null || true
   daemon=
@@ -50,6 +56,34 @@ start() { # start NAME [CONFIG]: a fresh daemon; its socket in $address
   "$bin/windlassd" --config "$dir/config.toml" --root "$dir/root" --state "$dir/state" --address "$address" 2>"$dir/log" &
   daemon=$!
   "$bin/windlass" --address "$address" version --wait 10s >/dev/null || { tail -20 "$dir/log" >&2; exit 1; }
+}
+
+start_for_pods() { # start_for_pods NAME: a fresh daemon that runs pods
+  local plugins=${CNI_BIN:-/usr/lib/cni} networks=${CNI_CONF:-$RIG/cni} registries=${CERTS:-$RIG/certs.d} config
+  [ -x "$plugins/bridge" ] || missing "$plugins/bridge" "Install CNI's plugins or set CNI_BIN."
+  ls "$networks"/*.conf* >/dev/null 2>&1 || missing "a configuration of CNI in $networks" "Set CNI_CONF."
+  [ -x "$RIG/bin/crictl" ] || missing "$RIG/bin/crictl" "See the head of scripts/conformance.sh."
+  config='version = 3
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = ["'$plugins'"]
+  conf_dir = "'$networks'"'
+  [ ! -d "$registries" ] || config+='
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = "'$registries'"'
+  start "$1" "$config"
+  pods=1
+}
+
+critest() { # counts the specs that pass
+  local log=$work/critest.log passed
+  echo "--- critest"
+  ( cd "$work/critest" && timeout 900 "$RIG/bin/critest" --runtime-endpoint "unix://$address" --image-endpoint "unix://$address" \
+    --ginkgo.no-color ) >"$log" 2>&1 || true
+  [ -z "${LOGS:-}" ] || cp "$log" "$LOGS/" 2>/dev/null || true
+  grep -E '^ *\[FAIL\]' "$log" | sort -u || true
+  passed=$(sed -n 's/.* \([0-9]*\) Passed .*/\1/p' "$log" | tail -n 1)
+  echo "critest: ${passed:-0} specs passed"
+  [ "${passed:-0}" -ge "${CRITEST_AT_LEAST:-106}" ] || { echo "fewer than ${CRITEST_AT_LEAST:-106} passed; the end of the log:" >&2; tail -40 "$log" >&2; exit 1; }
 }
 
 client_suite() { # client_suite NAME: counts the top-level tests that pass
@@ -85,6 +119,15 @@ for part in $only; do
   oci_runtime = "runc"'
       client_suite runc
       stop ;;
-    *) missing "part $part" "Parts: descriptors ctr client runc." ;;
+    cri)
+      start_for_pods cri
+      ( cd "$here/tests/go" && WINDLASS_ADDRESS=$address go test -count=1 -timeout 180s -parallel 6 ./cri/... )
+      stop ;;
+    critest)
+      [ -x "$RIG/bin/critest" ] || missing "$RIG/bin/critest" "See the head of scripts/conformance.sh."
+      start_for_pods critest
+      critest
+      stop ;;
+    *) missing "part $part" "Parts: descriptors ctr client runc cri critest." ;;
   esac
 done

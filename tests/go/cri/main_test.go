@@ -9,6 +9,7 @@ package cri
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"sort"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 )
 
 // patience is how long a test waits for anything.
@@ -50,6 +52,9 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "set WINDLASS_ADDRESS to the daemon's socket")
 		os.Exit(2)
 	}
+	// What client-go has to say of streams that end is no news here.
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
 	code, err := suite(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

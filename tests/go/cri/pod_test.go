@@ -3,6 +3,8 @@ package cri
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -202,6 +204,33 @@ func TestRemovePodSandbox(t *testing.T) {
 	s.ok(remove())
 	_, err = runtime.RemovePodSandbox(s.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: "unknown"})
 	s.ok(err)
+}
+
+// A port of the host leads into the pod, and is free again when the pod has stopped.
+func TestHostPort(t *testing.T) {
+	s := begin(t)
+	const port = 31999
+	p := s.pod(func(c *cri.PodSandboxConfig) {
+		c.PortMappings = []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 8080, HostPort: port}}
+	})
+	c := p.run("mkdir /www && echo mapped >/www/index.html && exec httpd -f -p 8080 -h /www")
+	gateway := c.sh("ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p'")
+	ask := func() string {
+		client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+		answer, err := client.Get(fmt.Sprintf("http://%s:%d/", gateway, port))
+		if err != nil {
+			return err.Error()
+		}
+		defer answer.Body.Close()
+		page, _ := io.ReadAll(answer.Body)
+		return string(page)
+	}
+	s.eventually("the port answers", func() (bool, any) {
+		page := ask()
+		return page == "mapped\n", page
+	})
+	p.stop()
+	s.truth(ask() != "mapped\n", "the port still answers")
 }
 
 func TestPodSandboxStatus(t *testing.T) {
