@@ -3,6 +3,7 @@
 //! Overlay goes through the new mount interface, layer by layer, which has no limit on their number; where the kernel
 //! lacks it, and for all other types, `mount(2)` is used.
 
+mod mapped;
 mod options;
 mod overlay;
 
@@ -47,9 +48,12 @@ fn mount_one(mount: &Mount, rootfs: &Path) -> Result<()> {
     }
     let below = mount.target.trim_matches('/');
     let at = Place::find(rootfs, below)?;
-    match mount.kind.as_str() {
-        "overlay" => overlay::mount(&options, &at.path)?,
-        _ => plain(mount, &options, &at.path).map_err(|errno| failed(mount, rootfs, errno))?,
+    match (mount.kind.as_str(), &options.maps) {
+        ("overlay", None) => overlay::mount(&options, &at.path)?,
+        ("overlay", Some(maps)) => mapped::overlay(&options, maps, &at.path)?,
+        (_, Some(maps)) if options.bind => mapped::bind(&options, maps, Path::new(&mount.source), &at.path)?,
+        (kind, Some(_)) => return Err(Error::unimplemented(format!("id mappings of a mount of type {kind}"))),
+        (_, None) => plain(mount, &options, &at.path).map_err(|errno| failed(mount, rootfs, errno))?,
     }
     // A place found before the mount is what the mount now covers.
     let at = Place::find(rootfs, below)?;

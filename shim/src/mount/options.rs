@@ -2,13 +2,17 @@
 
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
-#[derive(Debug, PartialEq, Eq)]
+use super::mapped::Maps;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     pub bind: bool,
     pub recursive: bool,
     pub flags: MountFlags,
     pub propagation: Vec<MountPropagationFlags>,
     pub data: Vec<String>,
+    /// Ids are mapped on the way.
+    pub maps: Option<Maps>,
     /// An option that nobody here can honour.
     pub unsupported: Option<String>,
 }
@@ -21,6 +25,7 @@ impl Default for Options {
             flags: MountFlags::empty(),
             propagation: Vec::new(),
             data: Vec::new(),
+            maps: None,
             unsupported: None,
         }
     }
@@ -29,14 +34,20 @@ impl Default for Options {
 impl Options {
     pub fn parse(words: &[String]) -> Options {
         let mut out = Options::default();
+        let (mut uids, mut gids) = (None, None);
         for word in words {
+            if let Some(map) = word.strip_prefix("uidmap=") {
+                uids = Some(map.to_owned());
+                continue;
+            }
+            if let Some(map) = word.strip_prefix("gidmap=") {
+                gids = Some(map.to_owned());
+                continue;
+            }
             match word.as_str() {
                 "bind" => out.bind = true,
                 "rbind" => (out.bind, out.recursive) = (true, true),
                 "loop" => out.unsupported = Some(word.clone()),
-                text if text.starts_with("uidmap=") || text.starts_with("gidmap=") => {
-                    out.unsupported = Some(word.clone());
-                }
                 // Notes among containerd's own parts.
                 text if text.starts_with("X-containerd.") => {}
                 text => match (flag(text), propagation(text)) {
@@ -46,6 +57,12 @@ impl Options {
                     (None, None) => out.data.push(word.clone()),
                 },
             }
+        }
+        match (uids, gids) {
+            (Some(uids), Some(gids)) => out.maps = Some(Maps { uids, gids }),
+            (None, None) => {}
+            (Some(_), None) => out.unsupported = Some("uidmap without gidmap".into()),
+            (None, Some(_)) => out.unsupported = Some("gidmap without uidmap".into()),
         }
         out
     }
@@ -110,5 +127,8 @@ mod tests {
         assert_eq!(options.data, ["size=1m"]);
         assert_eq!(options.unsupported, None);
         assert!(Options::parse(&["loop".to_owned()]).unsupported.is_some());
+        let maps = ["uidmap=0:1:2", "gidmap=0:3:4"].map(str::to_owned);
+        assert_eq!(Options::parse(&maps).maps, Some(Maps { uids: "0:1:2".into(), gids: "0:3:4".into() }));
+        assert!(Options::parse(&maps[..1]).unsupported.is_some());
     }
 }

@@ -1,6 +1,7 @@
 //! Overlay mounts: layer by layer over the new mount interface, or in one text of a page at most over `mount(2)`.
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::CWD;
@@ -24,6 +25,11 @@ pub fn mount(options: &Options, target: &Path) -> Result<()> {
 }
 
 fn modern(options: &Options, target: &Path) -> rustix::io::Result<()> {
+    move_mount(make(options)?, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// A detached overlay.
+pub fn make(options: &Options) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", "overlay")?;
     for option in &options.data {
@@ -58,11 +64,10 @@ fn modern(options: &Options, target: &Path) -> rustix::io::Result<()> {
         fsconfig_set_flag(&context, "ro")?;
     }
     fsconfig_create(&context)?;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-fn classic(options: &Options, target: &Path) -> Result<()> {
+pub fn classic(options: &Options, target: &Path) -> Result<()> {
     let data = options.data.join(",");
     if data.len() < PAGE {
         return call(options, &data, target).at("mount overlay at", target);
@@ -101,7 +106,7 @@ fn call(options: &Options, data: &str, target: &Path) -> rustix::io::Result<()> 
 }
 
 /// The longest directory that all layers are below.
-fn common_dir(layers: &str) -> Option<&str> {
+pub fn common_dir(layers: &str) -> Option<&str> {
     let mut layers = layers.split(':');
     let first = layers.next()?;
     let mut end = first.rfind('/')?;
