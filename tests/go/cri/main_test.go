@@ -8,6 +8,7 @@ package cri
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -96,12 +97,9 @@ func suite(m *testing.M) (int, error) {
 
 // whole: no flag picked some tests.
 func whole() bool {
-	for _, arg := range os.Args {
-		for _, flag := range []string{"run", "skip", "list"} {
-			value, is := strings.CutPrefix(arg, "-test."+flag+"=")
-			if is && value != "" {
-				return false
-			}
+	for _, name := range []string{"test.run", "test.skip", "test.list"} {
+		if picked := flag.Lookup(name); picked != nil && picked.Value.String() != "" {
+			return false
 		}
 	}
 	return true
