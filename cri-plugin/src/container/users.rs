@@ -79,7 +79,7 @@ impl Image {
 
     /// A small regular file's content; an error for any other.
     fn small(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
-        let file = match self.from_tree(path) {
+        let file = match self.within(path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
@@ -92,7 +92,7 @@ impl Image {
         Ok(Some(content))
     }
 
-    fn from_tree(&self, path: &str) -> io::Result<File> {
+    fn within(&self, path: &str) -> io::Result<File> {
         if self.tree.get().is_none() {
             if self.mounts.is_empty() {
                 return Err(io::ErrorKind::NotFound.into());
@@ -110,7 +110,7 @@ impl Image {
 impl Rootfs for Image {
     fn open(&self, path: &str) -> io::Result<File> {
         let index = FILES.iter().position(|file| *file == path);
-        let (Some(known), Some(index)) = (&self.known, index) else { return self.from_tree(path) };
+        let (Some(known), Some(index)) = (&self.known, index) else { return self.within(path) };
         let content = known[index].as_deref().ok_or(io::ErrorKind::NotFound)?;
         let mut file = File::from(rustix::fs::memfd_create("users", MemfdFlags::CLOEXEC)?);
         file.write_all(content)?;

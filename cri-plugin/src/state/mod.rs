@@ -15,7 +15,7 @@ mod table;
 
 pub use container::{Container, Phase};
 pub use sandbox::{Places, Sandbox, name as sandbox_name};
-pub use table::{Entry, Reservation, Reserved, Table};
+pub use table::{Reserved, Table};
 
 /// Pods and containers of the plugin.
 #[derive(Default)]
