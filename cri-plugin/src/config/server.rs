@@ -23,7 +23,7 @@ pub struct Server {
     pub x509_key_pair_streaming: Tls,
 }
 
-/// A certificate and its key, PEM files; without them one is made up.
+/// A certificate and its key, PEM files.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tls {

@@ -1,3 +1,5 @@
+//! Devices by name: files of vendors, and what they put into a specification.
+
 use super::*;
 use serde_json::json;
 use std::fs;

@@ -1,3 +1,5 @@
+//! Specifications of whole containers.
+
 use super::*;
 use crate::spec::rootfs::Empty;
 use crate::spec::tests::{config as pod_config, host, mappings, pod, userns};

@@ -1,3 +1,5 @@
+//! Device nodes, and leave to use them.
+
 use super::*;
 use std::os::unix::fs::symlink;
 

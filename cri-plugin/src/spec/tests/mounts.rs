@@ -1,3 +1,5 @@
+//! What is mounted where, and in which order.
+
 use super::*;
 use crate::spec::tests::{config, host, mappings, pod};
 use std::os::unix::fs::symlink;

@@ -1,3 +1,5 @@
+//! The specification of a pod's own process.
+
 use super::*;
 use crate::spec::rootfs::Empty;
 use crate::spec::tests::{config, host, mappings, pod};

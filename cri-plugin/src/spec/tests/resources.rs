@@ -1,3 +1,5 @@
+//! Limits, and the names of control groups.
+
 use super::*;
 
 fn host() -> Host {

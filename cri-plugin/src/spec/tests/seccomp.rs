@@ -1,3 +1,5 @@
+//! The default filter, and which filter a container gets.
+
 use super::*;
 
 fn caps(names: &[&str]) -> Vec<String> {

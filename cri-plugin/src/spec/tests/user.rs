@@ -1,3 +1,5 @@
+//! Who a process is, by the files of images that mean harm.
+
 use super::*;
 use crate::spec::rootfs::{Empty, Tree};
 use crate::spec::tests::tree;
