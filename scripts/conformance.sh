@@ -2,13 +2,15 @@
 # Unmodified clients against windlassd: the descriptor comparison, ctr, containerd's own client suite, each of CRI's
 # RPCs through Kubernetes' Go packages, and critest.
 #
-#   RIG       directory whose bin holds ctr, runc, client.test (containerd's integration/client, compiled) and critest
+#   RIG       directory whose bin holds ctr, runc, client.test (containerd's integration/client, compiled), crictl and
+#             critest
 #   ONLY      "descriptors", "ctr", "client", "runc", "cri", "critest": these parts alone; "client" and "runc" are the
 #             client suite, on the embedded runtime and on runc
 #   AT_LEAST  client tests that must pass (default 75)
 #   CRITEST_AT_LEAST  specs of critest that must pass (default 106)
 #   CNI_BIN, CNI_CONF, CERTS  for pods: CNI's plugins (default /usr/lib/cni), a folder with its configuration (default
 #             $RIG/cni), and registries' hosts.toml (default $RIG/certs.d, if it is there)
+#   OCI_RUNTIME  what runs the containers of "cri" and "critest": runc, crun, … (default: the shim itself)
 # A plain HTTP registry with library/busybox:latest is expected on 127.0.0.1:5000 (REGISTRY).
 set -euo pipefail
 bin=$(realpath "${BIN:-target/release}")
@@ -70,6 +72,9 @@ start_for_pods() { # start_for_pods NAME: a fresh daemon that runs pods
   [ ! -d "$registries" ] || config+='
 [plugins."io.containerd.cri.v1.images".registry]
   config_path = "'$registries'"'
+  [ -z "${OCI_RUNTIME:-}" ] || config+='
+[plugins."io.containerd.shim.v1.manager"]
+  oci_runtime = "'$OCI_RUNTIME'"'
   start "$1" "$config"
   pods=1
 }

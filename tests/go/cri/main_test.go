@@ -10,7 +10,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
+	"log/slog"
 	"os"
 	"sort"
 	"strings"
@@ -54,8 +54,7 @@ func TestMain(m *testing.M) {
 		os.Exit(2)
 	}
 	// What client-go has to say of streams that end is no news here.
-	klog.LogToStderr(false)
-	klog.SetOutput(io.Discard)
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	code, err := suite(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

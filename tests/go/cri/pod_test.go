@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -209,7 +210,10 @@ func TestRemovePodSandbox(t *testing.T) {
 // A port of the host leads into the pod, and is free again when the pod has stopped.
 func TestHostPort(t *testing.T) {
 	s := begin(t)
-	const port = 31999
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	s.ok(err)
+	port := int32(free.Addr().(*net.TCPAddr).Port)
+	s.ok(free.Close())
 	p := s.pod(func(c *cri.PodSandboxConfig) {
 		c.PortMappings = []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 8080, HostPort: port}}
 	})
