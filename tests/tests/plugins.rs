@@ -27,7 +27,6 @@ const PLUGINS: &[(&str, &str)] = &[
     ("io.containerd.grpc.v1", "version"),
     ("io.containerd.lease.v1", "manager"),
     ("io.containerd.metadata.v1", "bolt"),
-    ("io.containerd.nri.v1", "nri"),
     ("io.containerd.runtime.v2", "task"),
     ("io.containerd.shim.v1", "manager"),
     ("io.containerd.snapshotter.v1", "native"),
@@ -38,15 +37,35 @@ const PLUGINS: &[(&str, &str)] = &[
     ("io.windlass.metastore.v1", "default"),
 ];
 
-#[test]
-fn every_built_in_plugin_starts() {
-    let daemon = Daemon::builder().start();
+/// The Kubernetes runtime interface, and what only its pods use.
+const CRI: &[(&str, &str)] = &[
+    ("io.containerd.cri.v1", "images"),
+    ("io.containerd.cri.v1", "runtime"),
+    ("io.containerd.grpc.v1", "cri"),
+    ("io.containerd.nri.v1", "nri"),
+];
+
+/// The plugins that are listed are these, and each has started.
+fn assert_plugins(daemon: &Daemon, expected: &[(&str, &str)]) {
     let shown = daemon.windlass(&["plugins", "ls"]).ok();
     let rows: Vec<Vec<&str>> = shown.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
-    for (kind, id) in PLUGINS {
+    for (kind, id) in expected {
         let row = rows.iter().find(|row| row.first() == Some(kind) && row.get(1) == Some(id));
         let row = row.unwrap_or_else(|| panic!("{kind}.{id} is missing:\n{shown}"));
         assert_eq!(row.last(), Some(&"ok"), "{kind}.{id}");
     }
-    assert_eq!(rows.len(), PLUGINS.len(), "a plugin came: say so in this list:\n{shown}");
+    assert_eq!(rows.len(), expected.len(), "a plugin came: say so in this list:\n{shown}");
+}
+
+#[test]
+fn every_built_in_plugin_starts() {
+    let daemon = Daemon::builder().start();
+    assert_plugins(&daemon, &[PLUGINS, CRI].concat());
+}
+
+#[test]
+fn the_daemon_is_complete_without_cri() {
+    let disabled: Vec<_> = CRI.iter().map(|(kind, id)| format!("{kind}.{id}")).collect();
+    let daemon = Daemon::builder().config(&format!("disabled_plugins = {disabled:?}\n")).start();
+    assert_plugins(&daemon, PLUGINS);
 }

@@ -75,6 +75,28 @@ fn crates_depend_only_to_their_right() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn cri_can_be_left_out_of_the_build() {
+    let tree = |extra: &[&str]| {
+        let fixed = ["tree", "--offline", "--package", "windlassd", "--edges", "normal", "--prefix", "none"];
+        let out = Command::new(env!("CARGO"))
+            .args(fixed)
+            .args(extra)
+            .current_dir(root())
+            .output()
+            .expect("cargo runs");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).expect("names are UTF-8")
+    };
+    assert!(tree(&[]).contains("windlass-cri "), "the tree names its crates");
+    let without = tree(&["--no-default-features"]);
+    let left: Vec<_> = ["windlass-cri ", "windlass-network ", "windlass-streaming ", "windlass-nri "]
+        .into_iter()
+        .filter(|n| without.contains(n))
+        .collect();
+    assert!(left.is_empty(), "windlassd --no-default-features is built with {left:?}");
+}
+
 fn sources() -> Vec<PathBuf> {
     let out = Command::new("git").args(["ls-files", "*.rs"]).current_dir(root()).output().expect("git runs");
     let text = String::from_utf8(out.stdout).expect("paths are UTF-8");
