@@ -3,6 +3,7 @@ package cri
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,6 +12,68 @@ import (
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
+
+func (c *container) logFile() string {
+	return filepath.Join(c.pod.config.LogDirectory, c.config.LogPath)
+}
+
+// line is one of a log.
+type line struct {
+	at     time.Time
+	stream string
+	tag    string
+	text   string
+}
+
+// read parses a log; every line must be whole and of the format.
+func (s *story) read(file string) []line {
+	s.Helper()
+	data, err := os.ReadFile(file)
+	s.ok(err)
+	var lines []line
+	for text := range strings.Lines(string(data)) {
+		text, whole := strings.CutSuffix(text, "\n")
+		if !whole {
+			break // still being written
+		}
+		parts := strings.SplitN(text, " ", 4)
+		if len(parts) != 4 {
+			s.Fatalf("not of the format: %q", text)
+		}
+		at, err := time.Parse(time.RFC3339Nano, parts[0])
+		s.ok(err)
+		if (parts[1] != "stdout" && parts[1] != "stderr") || (parts[2] != "F" && parts[2] != "P") {
+			s.Fatalf("not of the format: %q", text)
+		}
+		lines = append(lines, line{at, parts[1], parts[2], parts[3]})
+	}
+	return lines
+}
+
+// text is what a log holds of a stream, partial lines joined.
+func (s *story) text(file, stream string) string {
+	s.Helper()
+	var all strings.Builder
+	for _, l := range s.read(file) {
+		if l.stream != stream {
+			continue
+		}
+		all.WriteString(l.text)
+		if l.tag == "F" {
+			all.WriteByte('\n')
+		}
+	}
+	return all.String()
+}
+
+// says waits until the container's log has a text.
+func (c *container) says(want string) {
+	c.Helper()
+	c.eventually("the log says "+want, func() (bool, any) {
+		text := c.text(c.logFile(), "stdout")
+		return strings.Contains(text, want), text
+	})
+}
 
 func TestLog(t *testing.T) {
 	s := begin(t)

@@ -2,7 +2,8 @@
 // stock containerd as well, which proves the tests.
 //
 // WINDLASS_ADDRESS is the daemon's socket. PEER=containerd says that a containerd answers: the six streaming lists are
-// then expected to be unimplemented, and a name that is taken to be refused. IMAGE is a busybox image; TAGGED the
+// then expected to be unimplemented, a name that is taken to be refused, errors without a class are let pass, and what
+// needs the newest protocols over WebSocket (the end of input, forwarded ports) is left out. IMAGE is a busybox image; TAGGED the
 // repository of an image under the tags 1, 2 and 3, which nothing else uses: the suite removes it.
 package cri
 
