@@ -134,11 +134,6 @@ impl Config {
         duration(&self.stats_collect_period).ok().filter(|d| !d.is_zero()).unwrap_or(Duration::from_secs(1))
     }
 
-    /// Longest line of a log, in bytes.
-    pub fn log_line_limit(&self) -> usize {
-        usize::try_from(self.max_container_log_line_size).ok().filter(|n| *n > 0).unwrap_or(usize::MAX)
-    }
-
     /// The configuration and directories as tools read them, JSON.
     pub fn shown(&self, root: &std::path::Path, state: &std::path::Path, address: &str) -> serde_json::Value {
         shown::config(self, root, state, address)
