@@ -22,9 +22,11 @@ build: deps ## windlassd, windlass and containerd-shim-runc-v2 into target/relea
 	@install -m 0755 $(BIN)/../shim/containerd-shim-runc-v2 $(BIN)/containerd-shim-runc-v2
 
 failpoints: deps ## binaries that a test can kill at a named step, into target/failpoints
-	$(CARGO) build --release --locked -p windlassd -p containerd-shim-runc-v2 --features windlassd/failpoints,containerd-shim-runc-v2/failpoints
+	$(CARGO) build --release --locked -p windlassd --features windlassd/failpoints
+	$(CARGO) rustc --profile shim --locked -p containerd-shim-runc-v2 --features failpoints --bin containerd-shim-runc-v2 -- \
+	  -C target-feature=+crt-static -C relocation-model=static
 	@install -d $(BIN)/../failpoints
-	@install -m 0755 $(BIN)/windlassd $(BIN)/containerd-shim-runc-v2 $(BIN)/../failpoints/
+	@install -m 0755 $(BIN)/windlassd $(BIN)/../shim/containerd-shim-runc-v2 $(BIN)/../failpoints/
 
 run: build ## build, start a private daemon, run a container (IMAGE=… for one from a registry), stay until Ctrl-C
 	@BIN=$(BIN) IMAGE='$(IMAGE)' scripts/run.sh
@@ -43,7 +45,7 @@ check: ## formatting, clippy, tidy rules, dependencies' licences and advisories
 
 steps: failpoints ## kill the daemon and the shim at every named step, and look for what is lost or left over
 	@$(MAKE) --no-print-directory build
-	$(CARGO) test --release --locked -p windlass-tests --features failpoints --test steps -- --nocapture
+	$(CARGO) test --release --locked -p windlass-tests --features failpoints --test steps --test cri_steps -- --nocapture
 
 nri: deps ## plugins made of NRI's own Go stub against our host of plugins
 	$(CARGO) build --release --locked -p windlass-nri --example host

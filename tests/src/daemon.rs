@@ -286,6 +286,17 @@ impl Daemon {
         windlass_api::connect::connect(self.address()).await.context("connect to the daemon")
     }
 
+    /// Asks again until there is an answer.
+    #[track_caller]
+    pub fn try_eventually<T>(&self, what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+        let mut last = None;
+        self.eventually(what, || {
+            last = answer();
+            last.is_some()
+        });
+        last.expect("it has been waited for")
+    }
+
     /// Asks again until `done`; every round is a call the daemon answers, so nothing here waits for luck.
     #[track_caller]
     pub fn eventually(&self, what: &str, mut done: impl FnMut() -> bool) {

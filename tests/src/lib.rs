@@ -2,9 +2,11 @@
 //!
 //! Everything that is started here is taken down when it is dropped, also when a test fails.
 
+pub mod cri;
 mod daemon;
 mod image;
 mod registry;
+pub mod steps;
 
 pub use daemon::{Builder, Daemon, Output};
 pub use image::{IMAGE, archive};

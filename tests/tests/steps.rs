@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
 
 use windlass_tests::{Daemon, Registry};
 
@@ -20,22 +19,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("push.after-blobs", "as above"),
 ];
 
-/// All steps that the sources name.
+/// All steps that the sources name; those of pods have a scenario of their own.
 fn steps() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the workspace");
-    let out = Command::new("git").args(["ls-files", "plugins/*.rs", "shim/*.rs"]).current_dir(root).output();
-    let files = String::from_utf8(out.expect("git runs").stdout).expect("paths are UTF-8");
-    let mut found = BTreeSet::new();
-    for file in files.lines().filter(|f| !f.contains("/tests/")) {
-        let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
-        for line in text.lines().filter(|l| !l.trim_start().starts_with("//")) {
-            for call in ["fail_point!(\"", "failpoint!(\"", "step!(\""] {
-                if let Some(name) = line.split(call).nth(1).and_then(|rest| rest.split('"').next()) {
-                    found.insert(name.to_owned());
-                }
-            }
-        }
-    }
+    let found = windlass_tests::steps::named(root, &["plugins/*.rs", "shim/*.rs"]);
     assert!(found.len() > 20, "the steps are found: {found:?}");
     found
 }
