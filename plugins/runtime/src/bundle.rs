@@ -6,7 +6,7 @@
 //! | `rootfs` | where the shim mounts the root file system |
 //! | `work` | link to `<root>/<namespace>/<id>`, which survives a reboot |
 //! | `log` | fifo: what the shim logs |
-//! | `shim-binary-path`, `bootstrap.json`, `sandbox` | how to find the shim again |
+//! | `shim-binary-path`, `bootstrap.json`, `sandbox`, `group` | how to find the shim again |
 //!
 //! Nothing here is synced: the directory is as short-lived as the processes it describes. All functions block.
 
@@ -27,6 +27,7 @@ const BINARY: &str = "shim-binary-path";
 /// Older shims leave their address here.
 const ADDRESS: &str = "address";
 const SANDBOX: &str = "sandbox";
+const GROUP: &str = "group";
 /// Largest of our own files that is read back.
 const MAX_FILE: u64 = 64 << 10;
 
@@ -153,6 +154,17 @@ impl Bundle {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Notes the group whose tasks share this one's shim, where it is not the task alone.
+    pub fn write_group(&self, group: &str) -> Result<()> {
+        self.write(GROUP, group.as_bytes())
+    }
+
+    /// The group of tasks that share a shim: a sandbox's id, or the task's own.
+    pub fn group(&self) -> String {
+        let read = |name| std::fs::read_to_string(self.path.join(name)).ok().filter(|group| !group.is_empty());
+        read(SANDBOX).or_else(|| read(GROUP)).unwrap_or_else(|| self.id.clone())
     }
 
     /// Notes the sandbox whose shim serves this task.
@@ -318,6 +330,7 @@ mod tests {
         assert!(!bundle.is_shared());
         bundle.write_sandbox("pod").unwrap();
         assert!(bundle.is_shared());
+        assert_eq!(bundle.group(), "pod");
     }
 
     #[test]

@@ -47,6 +47,8 @@ impl Inner {
             options.options = with_binary(options.options.take(), &options.runtime.name, binary)?;
         }
         let bundle = Bundle::new(&self.state, &self.root, &namespace, &id);
+        let group = if options.sandbox_id.is_empty() { id } else { options.sandbox_id.clone() };
+        let held = self.tasks.group(&namespace, &group).await;
         let shared = self.sandbox_endpoint(&namespace, &options).await?;
         // A group's shim may end while it is answered with: then there is another to be started.
         let mut again = shared.is_none();
@@ -54,7 +56,7 @@ impl Inner {
             let begun = async {
                 // Of a bundle that is there but not ours nothing is removed.
                 let (binary, launched) = self.prepare(&bundle, &options, shared.clone()).await?;
-                self.attach(bundle.clone(), binary, launched).await
+                self.attach(bundle.clone(), binary, group.clone(), launched).await
             };
             match begun.await {
                 Ok(task) => break task,
@@ -62,6 +64,7 @@ impl Inner {
                 Err(error) => return Err(error.context("failed to start shim")),
             }
         };
+        drop(held);
         let created = async {
             features::check(&self.launcher, &options).await?;
             self.create_in_shim(&task, options).await
@@ -77,6 +80,7 @@ impl Inner {
                 Ok(pid)
             }
             Err(error) => {
+                let _held = self.tasks.group(&namespace, &task.group).await;
                 self.abandon(&task).await;
                 Err(error.context("failed to create shim task"))
             }
@@ -129,13 +133,14 @@ impl Inner {
         let params =
             bootstrap::params(&launcher.settings, &bundle.namespace, &bundle.id, options.options.as_ref());
         let own = bundle.clone();
+        let group = options.sandbox_id.clone();
         let (binary, log, begun) = self
             .launcher
             .pool
             .start(move || {
                 let binary = launcher.resolve(&runtime)?;
                 own.create(spec.as_deref())?;
-                let log = undo(&own, ready(&own, &binary))?;
+                let log = undo(&own, ready(&own, &binary, &group))?;
                 let begun = launcher.begin(&own, &binary, params);
                 Ok((binary, log, begun))
             })
@@ -154,17 +159,19 @@ impl Inner {
         }
     }
 
-    /// Connects to a shim.
+    /// Connects to a shim. The caller holds the group.
     async fn attach(
         self: &Arc<Self>,
         bundle: Bundle,
         binary: PathBuf,
+        group: String,
         launched: Launched,
     ) -> Result<Arc<Task>> {
         let Launched { endpoint, shared, log } = launched;
         let log = log::follow(log, bundle.namespace.clone(), bundle.id.clone()).ok();
         let shim = Shim::new(endpoint, &bundle.namespace);
-        let task = Arc::new(Task::new(bundle, binary, shared, shim, log));
+        let task = Arc::new(Task::new(bundle, binary, shared, group, shim, log));
+        self.tasks.serve(&task);
         let attached = async {
             self.connect(&task).await?;
             step!("create.connected");
@@ -246,9 +253,12 @@ pub fn any_field(any: Option<Any>) -> MessageField<protobuf::well_known_types::a
 }
 
 /// The last steps before the shim runs. Blocks.
-fn ready(bundle: &Bundle, binary: &std::path::Path) -> Result<std::os::fd::OwnedFd> {
+fn ready(bundle: &Bundle, binary: &std::path::Path, group: &str) -> Result<std::os::fd::OwnedFd> {
     step!("create.bundle");
     bundle.write_binary(binary)?;
+    if !group.is_empty() {
+        bundle.write_group(group)?;
+    }
     // Open before the shim opens it to write, which would wait.
     bundle.open_log()
 }

@@ -50,6 +50,7 @@ impl Inner {
         };
         step!("delete.deleted");
         let exit = answer.as_ref().ok().copied().unwrap_or_else(|| killed(&task));
+        let _held = self.tasks.group(&task.bundle.namespace, &task.group).await;
         let alone = !task.shared && !self.tasks.shares(&task);
         let socket = alone.then(|| self.socket(&task)).flatten();
         let removed = self.remove_with(&task.bundle, socket);
@@ -76,9 +77,13 @@ impl Inner {
         Ok(Exit { pid: response.pid, status: response.exit_status, at })
     }
 
-    /// Lets the shim go, unless it serves something else.
+    /// Lets the shim go, unless it serves something else. One that has no task yet would take it at its word, so it is not
+    /// even asked then.
     async fn shut_down(&self, task: &Task, deleted: bool, alone: bool) {
-        if deleted && alone {
+        if !alone {
+            return;
+        }
+        if deleted {
             // Some shims do not wait for their events when they end.
             task.wait_deleted(EVENT_GRACE).await;
         }
@@ -87,14 +92,12 @@ impl Inner {
         let answer = task.shim.call::<Empty>("Shutdown", &request, Some(self.limits().shutdown)).await;
         match answer {
             // Until it has gone it may remove the socket of the next shim by this name.
-            Ok(_) if alone => task.wait_ended(END_GRACE).await,
+            Ok(_) => task.wait_ended(END_GRACE).await,
             Err(error) if !error.is_closed() => {
                 tracing::warn!(id = task.id(), error = %error.chain(), "the shim does not shut down");
-                if alone {
-                    kill_in(self, &task.bundle, &task.binary).await;
-                }
+                kill_in(self, &task.bundle, &task.binary).await;
             }
-            _ => {}
+            Err(_) => {}
         }
     }
 
@@ -174,6 +177,7 @@ impl Inner {
     pub async fn bury(self: &Arc<Self>, task: &Arc<Task>, ended: &mut bool) -> Exit {
         let (id, namespace) = (task.id().to_owned(), &task.bundle.namespace);
         tracing::info!(%namespace, %id, "shim disconnected, clearing up");
+        let _held = self.tasks.group(namespace, &task.group).await;
         let answered = match self.launcher.delete(&task.bundle, &task.binary).await {
             Ok(exit) => Some(exit),
             Err(error) => {
@@ -209,17 +213,24 @@ impl Inner {
         }
     }
 
-    /// Takes back a task that was never finished: nobody has seen it.
+    /// Takes back a task that was never finished: nobody has seen it. The caller holds the group.
     pub async fn abandon(self: &Arc<Self>, task: &Arc<Task>) {
         let deleted = self.delete_in_shim(task, "", self.limits().cleanup).await;
-        let mut request = v3::ShutdownRequest::new();
-        (request.id, request.now) = (task.id().to_owned(), true);
-        let down = task.shim.call::<Empty>("Shutdown", &request, Some(self.limits().shutdown)).await;
         let clean = deleted.is_ok() || deleted.is_err_and(|e| e.is(Class::NotFound));
-        let down = down.is_ok() || down.is_err_and(|e| e.is_closed());
+        let serves_others = task.shared || self.tasks.shares(task);
+        let down = serves_others || {
+            let mut request = v3::ShutdownRequest::new();
+            (request.id, request.now) = (task.id().to_owned(), true);
+            let down = task.shim.call::<Empty>("Shutdown", &request, Some(self.limits().shutdown)).await;
+            let down = down.is_ok() || down.is_err_and(|e| e.is_closed());
+            if down {
+                task.wait_ended(END_GRACE).await;
+            }
+            down
+        };
         if clean && down {
             self.remove(&task.bundle).await;
-        } else if task.shared || self.tasks.shares(task) {
+        } else if serves_others {
             // The shim serves others; its binary clears up for this one alone.
             self.discard_shared(&task.bundle, &task.binary).await;
         } else {

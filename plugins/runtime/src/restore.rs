@@ -80,9 +80,9 @@ impl Inner {
         let read = self
             .launcher
             .pool
-            .start(move || Ok((own.endpoint()?, own.binary()?, own.is_shared(), own.open_log()?)))
+            .start(move || Ok((own.endpoint()?, own.binary()?, own.is_shared(), own.group(), own.open_log()?)))
             .await;
-        let (endpoint, binary, shared, fifo) = match read {
+        let (endpoint, binary, shared, group, fifo) = match read {
             Ok(read) => read,
             Err(error) => {
                 tracing::info!(id = %bundle.id, error = %error.chain(), "bundle was never finished");
@@ -92,7 +92,7 @@ impl Inner {
         };
         let shim = Shim::new(endpoint, &bundle.namespace);
         let follower = log::follow(fifo, bundle.namespace.clone(), bundle.id.clone()).ok();
-        let task = Arc::new(Task::new(bundle.clone(), binary, shared, shim, follower));
+        let task = Arc::new(Task::new(bundle.clone(), binary, shared, group, shim, follower));
         match self.connect(&task).await {
             Err(error) => {
                 if !is_dead(&error) {
@@ -103,6 +103,7 @@ impl Inner {
                 Found::Dead(bundle)
             }
             Ok(()) => {
+                self.tasks.serve(&task);
                 place.fill(task.clone());
                 task.live.store(true, Ordering::SeqCst);
                 if task.closed.load(Ordering::SeqCst) {
@@ -149,6 +150,7 @@ impl Inner {
             return;
         }
         tracing::info!(id = task.id(), "taking back a shim whose task was never created");
+        let _held = self.tasks.group(&task.bundle.namespace, &task.group).await;
         self.abandon(task).await;
         *ended = true;
         self.tasks.remove(task);
@@ -160,12 +162,13 @@ impl Inner {
         let read = self
             .launcher
             .pool
-            .start(move || own.binary().map(|binary| (binary, own.endpoint().is_ok())))
+            .start(move || own.binary().map(|binary| (binary, own.endpoint().is_ok(), own.group())))
             .await;
-        let Ok((binary, launched)) = read else {
+        let Ok((binary, launched, group)) = read else {
             // Not even the binary is known: nothing was started.
             return self.drop_bundle(&bundle).await;
         };
+        let _held = self.tasks.group(&bundle.namespace, &group).await;
         if launched {
             #[cfg(feature = "failpoints")]
             fail::fail_point!("restore.bury");

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use protobuf::Message;
@@ -28,6 +28,8 @@ pub struct Task {
     pub binary: PathBuf,
     /// Whether the shim is a sandbox's, which ends with the sandbox.
     pub shared: bool,
+    /// The tasks that may share a shim: see [`Table::group`].
+    pub group: String,
     pub shim: Shim,
     /// Reads the shim's log.
     log: Mutex<Option<Follower>>,
@@ -79,11 +81,19 @@ pub enum Phase {
 }
 
 impl Task {
-    pub fn new(bundle: Bundle, binary: PathBuf, shared: bool, shim: Shim, log: Option<Follower>) -> Self {
+    pub fn new(
+        bundle: Bundle,
+        binary: PathBuf,
+        shared: bool,
+        group: String,
+        shim: Shim,
+        log: Option<Follower>,
+    ) -> Self {
         Self {
             bundle,
             binary,
             shared,
+            group,
             shim,
             log: Mutex::new(log),
             pid: AtomicU32::new(0),
@@ -253,7 +263,12 @@ impl Task {
 
 /// Tasks by namespace and id.
 #[derive(Default)]
-pub struct Table(Mutex<HashMap<String, HashMap<String, Slot>>>);
+pub struct Table {
+    tasks: Mutex<HashMap<String, HashMap<String, Slot>>>,
+    /// Every task that has a shim, also those that nobody can see yet.
+    served: Mutex<Vec<Weak<Task>>>,
+    groups: Mutex<HashMap<(String, String), Weak<tokio::sync::Mutex<()>>>>,
+}
 
 /// A place in the table: taken before there is a task, so that nobody else takes it.
 type Slot = Option<Arc<Task>>;
@@ -268,7 +283,34 @@ pub struct Reservation<'a> {
 
 impl Table {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, HashMap<String, Slot>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while a shim is found or started for a task of the group and until the task counts as served by it, and while
+    /// it is judged whether a shim serves anybody, until it has gone: else a task would be given a shim that is about to
+    /// end.
+    pub async fn group(&self, namespace: &str, group: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = groups.entry((namespace.to_owned(), group.to_owned())).or_default();
+            match entry.upgrade() {
+                Some(lock) => lock,
+                None => {
+                    let lock = Arc::default();
+                    *entry = Arc::downgrade(&lock);
+                    groups.retain(|_, lock| lock.strong_count() > 0);
+                    lock
+                }
+            }
+        };
+        lock.lock_owned().await
+    }
+
+    /// From now on the task counts as served by its shim, until it is finished.
+    pub fn serve(&self, task: &Arc<Task>) {
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.retain(|task| task.strong_count() > 0);
+        served.push(Arc::downgrade(task));
     }
 
     pub fn reserve(&self, namespace: &str, id: &str) -> Result<Reservation<'_>> {
@@ -293,13 +335,14 @@ impl Table {
         tasks
     }
 
-    /// Whether another task is served at the same address.
+    /// Whether another task is served at the same address, or about to be.
     pub fn shares(&self, task: &Task) -> bool {
-        let table = self.lock();
-        let tasks = table.get(&task.bundle.namespace).into_iter().flat_map(|t| t.values()).flatten();
-        tasks
-            .into_iter()
-            .any(|t| t.shim.endpoint.address == task.shim.endpoint.address && t.id() != task.id())
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.iter().filter_map(Weak::upgrade).any(|other| {
+            !std::ptr::eq(&*other, task)
+                && !other.finished.load(Ordering::Acquire)
+                && other.shim.endpoint.address == task.shim.endpoint.address
+        })
     }
 
     pub fn remove(&self, task: &Task) {
