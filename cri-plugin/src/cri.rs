@@ -90,7 +90,10 @@ impl Cri {
                 server.close().await;
             }
             if tokio::time::timeout(PATIENCE, self.work.wait()).await.is_err() {
-                tracing::warn!(calls = self.work.len(), "changes to pods are still under way; they are given up");
+                tracing::warn!(
+                    calls = self.work.len(),
+                    "changes to pods are still under way; they are given up"
+                );
             }
             if let Some(nri) = &self.nri {
                 nri.shutdown().await;

@@ -32,13 +32,15 @@ impl Cri {
     }
 
     pub async fn status(self: &Arc<Self>, request: cri::StatusRequest) -> Result<cri::StatusResponse> {
-        let mut network = cri::RuntimeCondition { r#type: "NetworkReady".into(), status: true, ..Default::default() };
+        let mut network =
+            cri::RuntimeCondition { r#type: "NetworkReady".into(), status: true, ..Default::default() };
         if let Err(error) = self.networks.status().await {
             network.status = false;
             network.reason = "NetworkPluginNotReady".into();
             network.message = format!("Network plugin returns error: {}", error.chain());
         }
-        let runtime = cri::RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..Default::default() };
+        let runtime =
+            cri::RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..Default::default() };
         let deprecations = cri::RuntimeCondition {
             r#type: "ContainerdHasNoDeprecationWarnings".into(),
             status: true,
@@ -78,7 +80,8 @@ impl Cri {
                 cri::RuntimeHandler { name: handler.name.to_owned(), features: Some(features) }
             });
             let mut all = futures::future::join_all(each).await;
-            let default = all.iter().find(|handler| handler.name == self.config.containerd.default_runtime_name);
+            let default =
+                all.iter().find(|handler| handler.name == self.config.containerd.default_runtime_name);
             if let Some(features) = default.map(|handler| handler.features) {
                 all.insert(0, cri::RuntimeHandler { name: String::new(), features });
             }
@@ -95,7 +98,8 @@ impl Cri {
                 return cri::RuntimeHandlerFeatures::default();
             }
         };
-        let told: Value = info.features.and_then(|any| serde_json::from_slice(&any.value).ok()).unwrap_or(Value::Null);
+        let told: Value =
+            info.features.and_then(|any| serde_json::from_slice(&any.value).ok()).unwrap_or(Value::Null);
         let lists = |list: &Value, word: &str| {
             list.as_array().is_some_and(|words| words.iter().any(|w| w.as_str() == Some(word)))
         };
@@ -143,7 +147,12 @@ impl Cri {
         let dir = self.config.cni.conf_dir.clone();
         self.finish(async move {
             let work = tokio::task::spawn_blocking(move || {
-                template::write(std::path::Path::new(&file), std::path::Path::new(&dir), &values, MAX_TEMPLATE)
+                template::write(
+                    std::path::Path::new(&file),
+                    std::path::Path::new(&dir),
+                    &values,
+                    MAX_TEMPLATE,
+                )
             });
             work.await.map_err(|e| Error::internal("write a network configuration").with_source(e))?
         })

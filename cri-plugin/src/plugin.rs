@@ -145,7 +145,9 @@ impl Plugin for RuntimePlugin {
 fn unknown(config: &Table) -> Vec<String> {
     let known = RuntimePlugin::defaults();
     let mut unknown = unknown_keys(config, &known);
-    let inner = |table: &Table, key: &str| table.get(key).and_then(toml::Value::as_table).cloned().unwrap_or_default();
+    let inner = |table: &Table, key: &str| {
+        table.get(key).and_then(toml::Value::as_table).cloned().unwrap_or_default()
+    };
     for key in ["containerd", "cni"] {
         let mut inside = inner(&known, key);
         if key == "cni" {
@@ -192,10 +194,11 @@ impl Plugin for CriPlugin {
         Ok(Arc::new(Services { images: images.clone(), cri: cri.clone() }))
     }
 
-
     fn check(config: &Table) -> Result<Vec<String>> {
-        let parsed: Server =
-            config.clone().try_into().map_err(|e| Error::invalid("streaming configuration").with_source(e))?;
+        let parsed: Server = config
+            .clone()
+            .try_into()
+            .map_err(|e| Error::invalid("streaming configuration").with_source(e))?;
         parsed.validate()?;
         Ok(unknown_keys(config, &Self::defaults()))
     }
@@ -300,7 +303,11 @@ fn base_spec(path: &str) -> Result<Option<Value>> {
     let text = std::fs::read(path).map_err(|e| Error::io(format!("read {path}"), e))?;
     let value: Value = serde_json::from_slice(&text)
         .map_err(|e| Error::invalid(format!("{path} is no JSON")).with_source(e))?;
-    if value.is_object() { Ok(Some(value)) } else { Err(Error::invalid(format!("{path} is no specification"))) }
+    if value.is_object() {
+        Ok(Some(value))
+    } else {
+        Err(Error::invalid(format!("{path} is no specification")))
+    }
 }
 
 inventory::submit! { Registration::of::<ImagesPlugin>() }

@@ -98,7 +98,8 @@ impl Cri {
     fn restore_image_volumes(self: &Arc<Self>) {
         let cri = self.clone();
         self.work.spawn(async move {
-            let there = |id: &str| cri.state.sandboxes.get(id).is_ok_and(|pod| pod.id == id && !pod.status().down);
+            let there =
+                |id: &str| cri.state.sandboxes.get(id).is_ok_and(|pod| pod.id == id && !pod.status().down);
             if let Err(error) = cri.images.restore_volumes(there).await {
                 tracing::warn!(error = %error.chain(), "images that were mounted for pods are left over");
             }
@@ -108,7 +109,8 @@ impl Cri {
     /// Takes down what belongs to pods that there are no records of.
     async fn sweep(&self, known: HashSet<String>) {
         let roots = [self.namespaces_dir(""), self.sandbox_dir("")];
-        let listed = tokio::task::spawn_blocking(move || roots.iter().flat_map(names).collect::<HashSet<_>>());
+        let listed =
+            tokio::task::spawn_blocking(move || roots.iter().flat_map(names).collect::<HashSet<_>>());
         let Ok(names) = listed.await else { return };
         for id in names.difference(&known) {
             if let Err(error) = self.drop_pod(id).await {

@@ -44,7 +44,10 @@ impl Cni {
             return Err(Error::invalid("cni.bin_dir and cni.bin_dirs cannot be set at the same time"));
         }
         if !matches!(self.ip_pref.as_str(), "" | "ipv4" | "ipv6" | "cni") {
-            return Err(Error::invalid(format!("cni.ip_pref: {:?} is none of ipv4, ipv6, cni", self.ip_pref)));
+            return Err(Error::invalid(format!(
+                "cni.ip_pref: {:?} is none of ipv4, ipv6, cni",
+                self.ip_pref
+            )));
         }
         Ok(())
     }

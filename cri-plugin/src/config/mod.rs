@@ -219,7 +219,9 @@ mod tests {
             ("[cni]\nip_pref = \"x\"", "ip_pref"),
             ("unset_seccomp_profile = \"x\"", "unset_seccomp_profile"),
         ] {
-            let error = toml::from_str::<Config>(text).map_err(|e| Error::invalid(e.to_string())).and_then(|c| c.validate());
+            let error = toml::from_str::<Config>(text)
+                .map_err(|e| Error::invalid(e.to_string()))
+                .and_then(|c| c.validate());
             assert!(error.as_ref().is_err_and(|e| e.message().contains(word)), "{text}: {error:?}");
         }
     }

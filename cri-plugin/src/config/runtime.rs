@@ -125,7 +125,10 @@ impl Runtime {
             return Err(Error::invalid("runtime_type is empty"));
         }
         if !self.runtime_path.is_empty() && !self.runtime_path.starts_with('/') {
-            return Err(Error::invalid(format!("runtime_path: {:?} is not an absolute path", self.runtime_path)));
+            return Err(Error::invalid(format!(
+                "runtime_path: {:?} is not an absolute path",
+                self.runtime_path
+            )));
         }
         if self.privileged_without_host_devices_all_devices_allowed && !self.privileged_without_host_devices {
             return Err(Error::invalid(
@@ -133,7 +136,10 @@ impl Runtime {
             ));
         }
         if !matches!(self.sandboxer.as_str(), "" | "podsandbox" | "shim") {
-            return Err(Error::invalid(format!("sandboxer: {:?} is neither podsandbox nor shim", self.sandboxer)));
+            return Err(Error::invalid(format!(
+                "sandboxer: {:?} is neither podsandbox nor shim",
+                self.sandboxer
+            )));
         }
         if !matches!(self.io_type.as_str(), "" | "fifo" | "streaming") {
             return Err(Error::invalid(format!("io_type: {:?} is neither fifo nor streaming", self.io_type)));
@@ -156,7 +162,10 @@ impl<'a> Handler<'a> {
     /// *Unimplemented* for what a configuration may say and this build does not do.
     pub fn usable(&self) -> Result<()> {
         let wants = |key: &str, value: &str| {
-            Err(Error::unimplemented(format!("runtime {}: {key} = {value:?} is not supported by this build", self.name)))
+            Err(Error::unimplemented(format!(
+                "runtime {}: {key} = {value:?} is not supported by this build",
+                self.name
+            )))
         };
         match (self.config.sandboxer.as_str(), self.config.io_type.as_str()) {
             ("shim", _) => wants("sandboxer", "shim"),
@@ -167,7 +176,11 @@ impl<'a> Handler<'a> {
 
     /// What the task manager finds the shim by.
     pub fn runtime_name(&self) -> &'a str {
-        if self.config.runtime_path.is_empty() { &self.config.runtime_type } else { &self.config.runtime_path }
+        if self.config.runtime_path.is_empty() {
+            &self.config.runtime_type
+        } else {
+            &self.config.runtime_path
+        }
     }
 
     /// Whether the shim is one for runc and the like, whose containers join namespaces by path.

@@ -50,7 +50,9 @@ impl Server {
         super::duration(&self.stream_idle_timeout).map_err(|error| error.context("stream_idle_timeout"))?;
         let Tls { tls_cert_file, tls_key_file } = &self.x509_key_pair_streaming;
         if tls_cert_file.is_empty() != tls_key_file.is_empty() {
-            return Err(Error::invalid("x509_key_pair_streaming: tls_cert_file and tls_key_file belong together"));
+            return Err(Error::invalid(
+                "x509_key_pair_streaming: tls_cert_file and tls_key_file belong together",
+            ));
         }
         if !tls_cert_file.is_empty() && !self.enable_tls_streaming {
             return Err(Error::invalid("x509_key_pair_streaming needs enable_tls_streaming"));

@@ -45,7 +45,9 @@ fn named(value: Value) -> Value {
         let value = match key.as_str() {
             "options" => value,
             "runtimes" => match value {
-                Value::Object(all) => Value::Object(all.into_iter().map(|(name, v)| (name, named(v))).collect()),
+                Value::Object(all) => {
+                    Value::Object(all.into_iter().map(|(name, v)| (name, named(v))).collect())
+                }
                 other => other,
             },
             _ => named(value),

@@ -4,8 +4,8 @@ pub mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::{Value, json};
 use windlass_api::cri;
@@ -209,7 +209,12 @@ fn capabilities(config: &cri::PodSandboxConfig) -> Result<Capabilities> {
         options: dns.options.clone(),
     });
     let mut capabilities = Capabilities {
-        port_mappings: config.port_mappings.iter().filter(|p| p.host_port > 0).map(port).collect::<Result<_>>()?,
+        port_mappings: config
+            .port_mappings
+            .iter()
+            .filter(|p| p.host_port > 0)
+            .map(port)
+            .collect::<Result<_>>()?,
         bandwidth: Bandwidth::from_annotations(|key| config.annotations.get(key).map(String::as_str))?,
         dns,
         cgroup_path: parent.filter(|parent| !parent.is_empty()),
@@ -221,7 +226,10 @@ fn capabilities(config: &cri::PodSandboxConfig) -> Result<Capabilities> {
 
 fn port(mapping: &cri::PortMapping) -> Result<PortMapping> {
     let number = |what: &str, port: i32| {
-        u16::try_from(port).ok().filter(|port| *port > 0).ok_or_else(|| Error::invalid(format!("{what} port {port}")))
+        u16::try_from(port)
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or_else(|| Error::invalid(format!("{what} port {port}")))
     };
     let protocol = match mapping.protocol() {
         cri::Protocol::Tcp => "tcp",
@@ -242,7 +250,8 @@ mod tests {
 
     #[test]
     fn ports_without_one_of_the_machines_are_left_out() {
-        let mapping = |host_port, container_port| cri::PortMapping { host_port, container_port, ..Default::default() };
+        let mapping =
+            |host_port, container_port| cri::PortMapping { host_port, container_port, ..Default::default() };
         let pod = |port_mappings| cri::PodSandboxConfig { port_mappings, ..Default::default() };
         let told = capabilities(&pod(vec![mapping(0, 80), mapping(8080, 80)])).expect("both are ports");
         assert_eq!(told.port_mappings.len(), 1);

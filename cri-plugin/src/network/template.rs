@@ -59,9 +59,13 @@ pub fn write(template: &Path, dir: &Path, values: &Values, limit: u64) -> Result
     let read = fs::File::open(template).and_then(|file| file.take(limit + 1).read_to_string(&mut text));
     let read = read.map_err(|e| Error::io(format!("read network template {}", template.display()), e))?;
     if read as u64 > limit {
-        return Err(Error::invalid(format!("network template {} is larger than {limit} bytes", template.display())));
+        return Err(Error::invalid(format!(
+            "network template {} is larger than {limit} bytes",
+            template.display()
+        )));
     }
-    let filled = fill(&text, values).map_err(|e| e.context(format!("network template {}", template.display())))?;
+    let filled =
+        fill(&text, values).map_err(|e| e.context(format!("network template {}", template.display())))?;
     let fail = |what: &str, path: &Path, e| Error::io(format!("{what} {}", path.display()), e);
     fs::create_dir_all(dir).map_err(|e| fail("make", dir, e))?;
     let (path, part) = (dir.join(FILE), dir.join(format!(".{FILE}")));
@@ -91,7 +95,8 @@ fn pieces(text: &str) -> Result<Vec<Piece<'_>>> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
-        let (action, after) = after.split_once("}}").ok_or_else(|| Error::invalid("an action is not closed"))?;
+        let (action, after) =
+            after.split_once("}}").ok_or_else(|| Error::invalid("an action is not closed"))?;
         let (trim_before, action) = action.strip_prefix("- ").map_or((false, action), |a| (true, a));
         let (trim_after, action) = action.strip_suffix(" -").map_or((false, action), |a| (true, a));
         pieces.push(Piece::Text(if trim_before { before.trim_end() } else { before }));
@@ -145,12 +150,7 @@ impl Scope<'_> {
         found.ok_or_else(|| Error::invalid(format!("{{{{{name}}}}} is not understood")))
     }
 
-    fn repeat<'p, 't>(
-        &self,
-        list: &str,
-        body: &'p [Piece<'t>],
-        out: &mut String,
-    ) -> Result<&'p [Piece<'t>]> {
+    fn repeat<'p, 't>(&self, list: &str, body: &'p [Piece<'t>], out: &mut String) -> Result<&'p [Piece<'t>]> {
         let (names, list) = list.split_once(":=").map_or(("", list), |(names, list)| (names, list.trim()));
         let names: Vec<&str> = names.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
         let items = self.values.list(list).ok_or_else(|| Error::invalid(format!("{list:?} is no list")))?;
@@ -234,7 +234,10 @@ mod tests {
     fn other_forms() {
         let values = Values::new("10.0.0.0/24,10.1.0.0/24").expect("two ranges");
         let filled = |text: &str| fill(text, &values).map_err(|e| e.message().to_owned());
-        assert_eq!(filled("{{range .PodCIDRRanges}}<{{.}}>{{end}}").as_deref(), Ok("<10.0.0.0/24><10.1.0.0/24>"));
+        assert_eq!(
+            filled("{{range .PodCIDRRanges}}<{{.}}>{{end}}").as_deref(),
+            Ok("<10.0.0.0/24><10.1.0.0/24>")
+        );
         assert_eq!(filled("a {{- /* no */ -}} b{{ .PodCIDR }}").as_deref(), Ok("ab10.0.0.0/24"));
         assert_eq!(filled("{{if .Routes}}yes{{else}}no{{end}}").as_deref(), Ok("yes"));
         for wrong in ["{{.Other}}", "{{range .PodCIDRRanges}}", "{{end}}", "{{", "{{range .X}}{{end}}"] {

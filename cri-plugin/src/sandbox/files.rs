@@ -42,7 +42,9 @@ pub fn make(dir: &Path, config: &cri::PodSandboxConfig, user: Option<&Mapping>) 
 pub fn remove(dir: &Path) -> Result<()> {
     unmount(dir)?;
     match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("delete {}", dir.display()), e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("delete {}", dir.display()), e))
+        }
         _ => Ok(()),
     }
 }
@@ -68,7 +70,9 @@ pub fn hostname(config: &cri::PodSandboxConfig) -> Result<String> {
         return Ok(name.trim().to_owned());
     }
     if name.len() > MAX_HOSTNAME || name.bytes().any(|b| b <= b' ' || b == 0x7f) {
-        return Err(Error::invalid(format!("hostname {name:?} must have 1 to {MAX_HOSTNAME} bytes without spaces")));
+        return Err(Error::invalid(format!(
+            "hostname {name:?} must have 1 to {MAX_HOSTNAME} bytes without spaces"
+        )));
     }
     Ok(name.clone())
 }
@@ -109,7 +113,8 @@ fn copy(path: &Path) -> Result<Vec<u8>> {
 
 fn write(path: &PathBuf, bytes: &[u8]) -> Result<()> {
     let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path);
-    file.and_then(|mut file| file.write_all(bytes)).map_err(|e| Error::io(format!("write {}", path.display()), e))
+    file.and_then(|mut file| file.write_all(bytes))
+        .map_err(|e| Error::io(format!("write {}", path.display()), e))
 }
 
 fn mount_shm(path: &Path, user: Option<&Mapping>) -> Result<()> {
@@ -121,7 +126,9 @@ fn mount_shm(path: &Path, user: Option<&Mapping>) -> Result<()> {
     }
     let mut data = format!("mode=1777,size={SHM_SIZE}");
     if let Some(mapping) = user {
-        let root = |ids: &[windlass_network::namespaces::IdMap]| ids.iter().find(|m| m.container == 0).map(|m| m.host);
+        let root = |ids: &[windlass_network::namespaces::IdMap]| {
+            ids.iter().find(|m| m.container == 0).map(|m| m.host)
+        };
         if let (Some(uid), Some(gid)) = (root(&mapping.uids), root(&mapping.gids)) {
             data.push_str(&format!(",uid={uid},gid={gid}"));
         }
@@ -147,7 +154,8 @@ mod tests {
         };
         let text = "search a.b c\nnameserver 10.0.0.1\nnameserver 10.0.0.2\noptions ndots:5\n";
         assert_eq!(resolver(Some(&dns)).expect("nothing is wrong").as_deref(), Some(text));
-        let odd = cri::DnsConfig { servers: vec!["1.1.1.1\nnameserver 6.6.6.6".into()], ..Default::default() };
+        let odd =
+            cri::DnsConfig { servers: vec!["1.1.1.1\nnameserver 6.6.6.6".into()], ..Default::default() };
         assert!(resolver(Some(&odd)).is_err());
     }
 

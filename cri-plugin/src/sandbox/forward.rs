@@ -22,7 +22,10 @@ impl Cri {
     ) -> Result<cri::PortForwardResponse> {
         let sandbox = self.ready_sandbox(&request.pod_sandbox_id)?;
         let port = |port: &i32| {
-            u16::try_from(*port).ok().filter(|port| *port > 0).ok_or_else(|| Error::invalid(format!("{port} is no port")))
+            u16::try_from(*port)
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| Error::invalid(format!("{port} is no port")))
         };
         let ports = request.port.iter().map(port).collect::<Result<Vec<_>>>()?;
         let url = self.streaming_server()?.port_forward_url(&sandbox.id, &ports)?;
@@ -52,13 +55,16 @@ impl Cri {
             }
         } else {
             let namespace = self.namespaces_dir(&sandbox.id).join("net");
-            windlass_network::namespaces::connect(&namespace, port, CONNECT)
-                .await
-                .map_err(|e| Error::from(e).context(format!("connect to port {port} of pod {}", sandbox.id)))?
+            windlass_network::namespaces::connect(&namespace, port, CONNECT).await.map_err(|e| {
+                Error::from(e).context(format!("connect to port {port} of pod {}", sandbox.id))
+            })?
         };
         match tokio::io::copy_bidirectional(client, &mut inside).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(Error::unavailable(format!("forward port {port} of pod {}", sandbox.id)).with_source(error)),
+            Err(error) => {
+                Err(Error::unavailable(format!("forward port {port} of pod {}", sandbox.id))
+                    .with_source(error))
+            }
         }
     }
 }

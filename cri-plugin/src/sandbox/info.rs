@@ -24,7 +24,8 @@ pub async fn verbose(plugin: &Arc<Cri>, sandbox: &Sandbox) -> Value {
     } else {
         "deleted".to_owned()
     };
-    let spec = plugin.database.containers().get(&plugin.cx, &sandbox.id).await.ok().and_then(|record| record.spec);
+    let spec =
+        plugin.database.containers().get(&plugin.cx, &sandbox.id).await.ok().and_then(|record| record.spec);
     let spec: Value = spec.and_then(|spec| serde_json::from_slice(&spec.value).ok()).unwrap_or(Value::Null);
     let network: Value = serde_json::from_slice(&status.network).unwrap_or(Value::Null);
     let path = plugin.namespaces_dir(&sandbox.id).join("net");

@@ -68,7 +68,8 @@ mod tests {
         let status = SandboxStatus { phase: SandboxPhase::Ready.into(), ..Default::default() };
         let sandbox = Sandbox::new("abcd".into(), record, status);
         let ready = |state: cri::PodSandboxState| Some(cri::PodSandboxStateValue { state: state.into() });
-        let filter = |id: &str, state, label_selector| cri::PodSandboxFilter { id: id.into(), state, label_selector };
+        let filter =
+            |id: &str, state, label_selector| cri::PodSandboxFilter { id: id.into(), state, label_selector };
         let is = cri::PodSandboxState::SandboxReady;
         assert!(fits(&sandbox, &filter("", None, BTreeMap::new())));
         assert!(fits(&sandbox, &filter("abc", ready(is), labels.clone())));

@@ -159,10 +159,13 @@ mod tests {
             })
         };
         use cri::NamespaceMode::{Container, Node, Pod};
-        let mapping = user_namespace(&pod(Pod, &[65536], Pod)).expect("it is whole").expect("it is asked for");
+        let mapping =
+            user_namespace(&pod(Pod, &[65536], Pod)).expect("it is whole").expect("it is asked for");
         assert_eq!(mapping.uids, [IdMap { container: 0, host: 1 << 16, size: 65536 }]);
         assert!(user_namespace(&pod(Node, &[], Pod)).expect("none is asked for").is_none());
-        for wrong in [pod(Pod, &[], Pod), pod(Node, &[1], Pod), pod(Container, &[1], Pod), pod(Pod, &[1], Node)] {
+        for wrong in
+            [pod(Pod, &[], Pod), pod(Node, &[1], Pod), pod(Container, &[1], Pod), pod(Pod, &[1], Node)]
+        {
             assert!(user_namespace(&wrong).is_err());
         }
     }

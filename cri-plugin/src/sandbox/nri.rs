@@ -52,7 +52,10 @@ impl Cri {
             cgroup_parent: cgroup_parent(&config).to_owned(),
             cgroups_path: self.cgroups_path(id, &config),
             namespaces: held
-                .map(|(path, kind)| Namespace { kind: (*kind).to_owned(), path: path.to_string_lossy().into_owned() })
+                .map(|(path, kind)| Namespace {
+                    kind: (*kind).to_owned(),
+                    path: path.to_string_lossy().into_owned(),
+                })
                 .collect(),
             pid: status.pid,
             ips: status.ips.clone(),
@@ -83,7 +86,12 @@ impl Cri {
     }
 
     /// The pod runs, as far as the caller knows. A plugin may refuse it.
-    pub(super) async fn introduce_pod(&self, id: &str, record: &SandboxRecord, status: &SandboxStatus) -> Result<()> {
+    pub(super) async fn introduce_pod(
+        &self,
+        id: &str,
+        record: &SandboxRecord,
+        status: &SandboxStatus,
+    ) -> Result<()> {
         match self.plugins() {
             Some(nri) => nri.run_pod(&self.as_pod(id, record, status)).await,
             None => Ok(()),

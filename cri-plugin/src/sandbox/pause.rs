@@ -62,19 +62,22 @@ impl Cri {
             let runtime = self.runtime(handler);
             self.database
                 .containers()
-                .create(&self.cx, Container {
-                    id: id.to_owned(),
-                    labels: labels(record),
-                    image: String::new(),
-                    runtime: runtime.clone(),
-                    spec: Some(spec.clone()),
-                    snapshotter: String::new(),
-                    snapshot_key: String::new(),
-                    created_at: SystemTime::UNIX_EPOCH,
-                    updated_at: SystemTime::UNIX_EPOCH,
-                    extensions: BTreeMap::new(),
-                    sandbox_id: id.to_owned(),
-                })
+                .create(
+                    &self.cx,
+                    Container {
+                        id: id.to_owned(),
+                        labels: labels(record),
+                        image: String::new(),
+                        runtime: runtime.clone(),
+                        spec: Some(spec.clone()),
+                        snapshotter: String::new(),
+                        snapshot_key: String::new(),
+                        created_at: SystemTime::UNIX_EPOCH,
+                        updated_at: SystemTime::UNIX_EPOCH,
+                        extensions: BTreeMap::new(),
+                        sandbox_id: id.to_owned(),
+                    },
+                )
                 .await?;
             step!("pod.pause.recorded");
             let options = CreateOptions {
@@ -112,7 +115,9 @@ impl Cri {
                     let _ = tokio::time::timeout(KILL, tasks.wait(&cx, &task, "")).await;
                 }
                 // There may be a shim all the same, which a start was cut off after.
-                Err(error) => tracing::debug!(pod = %task, error = %error.chain(), "pod's process is not killed"),
+                Err(error) => {
+                    tracing::debug!(pod = %task, error = %error.chain(), "pod's process is not killed")
+                }
             }
             match tasks.delete(&cx, &task, "").await {
                 Err(error) if !error.is_not_found() => Err(error),
@@ -125,7 +130,9 @@ impl Cri {
                 tracing::warn!(pod = %id, error = %error.chain(), "the task of a pod's process is not deleted");
             }
             Ok(Err(_)) => return Err(Error::internal("the end of a pod's process was cut off")),
-            Err(_) => tracing::error!(pod = %id, "the shim of a pod does not answer; the pod is stopped without it"),
+            Err(_) => {
+                tracing::error!(pod = %id, "the shim of a pod does not answer; the pod is stopped without it")
+            }
         }
         match self.database.containers().delete(&self.cx, id).await {
             Err(error) if !error.is_not_found() => Err(error),
@@ -169,11 +176,7 @@ impl Cri {
 
     /// The directory that is the root of such processes; made once for each build of the program.
     async fn pause_root(&self) -> Result<PathBuf> {
-        let program = self
-            .pause_program
-            .get_or_try_init(|| async { find().await })
-            .await?
-            .clone();
+        let program = self.pause_program.get_or_try_init(|| async { find().await }).await?.clone();
         let base = self.root.join("pause");
         blocking(move || make(&base, &program)).await
     }

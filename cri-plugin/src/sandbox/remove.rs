@@ -23,7 +23,9 @@ impl Cri {
         self.finish(async move {
             let _lock = sandbox.lock.lock().await;
             let _hold = cri.hold_plugins().await;
-            cri.remove_pod(&sandbox).await.map_err(|error| error.context(format!("remove pod {}", sandbox.id)))
+            cri.remove_pod(&sandbox)
+                .await
+                .map_err(|error| error.context(format!("remove pod {}", sandbox.id)))
         })
         .await?;
         Ok(answer)

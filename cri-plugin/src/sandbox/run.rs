@@ -74,7 +74,13 @@ impl Cri {
     fn plan(&self, id: &str, config: cri::PodSandboxConfig, handler: String) -> Result<SandboxRecord> {
         user_namespace(&config)?;
         let shared_pid = wanted_namespaces(&config).pid() == cri::NamespaceMode::Pod;
-        let pause = shared_pid || self.config.always_pauses(&self.handler(&handler)?);
+        // Some runtimes mount a plain container's sysfs read-only as a whole, and it is one for all of a network
+        // namespace: a privileged pod's own process mounts it first, and writable.
+        let privileged =
+            config.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|s| s.privileged);
+        let pause = shared_pid
+            || (privileged && !host_network(&config))
+            || self.config.always_pauses(&self.handler(&handler)?);
         Ok(SandboxRecord {
             created_at: nanos(SystemTime::now()),
             pause,
@@ -88,7 +94,8 @@ impl Cri {
     /// All steps. On an error, some of it may be there.
     async fn make_pod(&self, id: &str, record: &SandboxRecord) -> Result<SandboxStatus> {
         let handler = self.handler(&record.handler)?;
-        let config = record.config.as_ref().ok_or_else(|| Error::internal("a pod without a configuration"))?;
+        let config =
+            record.config.as_ref().ok_or_else(|| Error::internal("a pod without a configuration"))?;
         let mut status = SandboxStatus { phase: SandboxPhase::Creating.into(), ..Default::default() };
         if let Some(linux) = &config.linux {
             status.overhead.clone_from(&linux.overhead);

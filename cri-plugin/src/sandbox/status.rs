@@ -34,7 +34,11 @@ impl Cri {
 
 /// Whether it can be used.
 pub(super) fn state(sandbox: &Sandbox) -> cri::PodSandboxState {
-    if sandbox.is_ready() { cri::PodSandboxState::SandboxReady } else { cri::PodSandboxState::SandboxNotready }
+    if sandbox.is_ready() {
+        cri::PodSandboxState::SandboxReady
+    } else {
+        cri::PodSandboxState::SandboxNotready
+    }
 }
 
 /// A pod's status.

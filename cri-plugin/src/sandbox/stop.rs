@@ -94,7 +94,11 @@ impl Cri {
         // Never set up, as far as is known: then there is nothing to lose.
         if failures < PATIENCE && !sandbox.status().network.is_empty() {
             self.set_pod_status(sandbox, |status| status.failures = failures).await?;
-            return Err(Error::new(error.class(), format!("take down the network (try {failures} of {PATIENCE})")).with_source(error));
+            return Err(Error::new(
+                error.class(),
+                format!("take down the network (try {failures} of {PATIENCE})"),
+            )
+            .with_source(error));
         }
         tracing::error!(
             pod = %sandbox.id, error = %error.chain(),

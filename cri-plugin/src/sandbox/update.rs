@@ -20,7 +20,8 @@ impl Cri {
             if !sandbox.is_ready() {
                 return Err(Error::precondition(format!("pod {} is not ready", sandbox.id)));
             }
-            cri.update_pod_in_plugins(&sandbox, request.overhead.as_ref(), request.resources.as_ref()).await?;
+            cri.update_pod_in_plugins(&sandbox, request.overhead.as_ref(), request.resources.as_ref())
+                .await?;
             cri.set_pod_status(&sandbox, |status| {
                 if request.overhead.is_some() {
                     status.overhead = request.overhead;

@@ -20,7 +20,8 @@ fn named(image: Option<cri::ImageSpec>) -> Result<cri::ImageSpec> {
 impl ImageEdge {
     async fn status(&self, request: cri::ImageStatusRequest) -> Result<cri::ImageStatusResponse> {
         let found = self.0.status(&named(request.image)?, request.verbose).await?;
-        let (image, info) = found.map(|(image, info)| (Some(image), info.into_iter().collect())).unwrap_or_default();
+        let (image, info) =
+            found.map(|(image, info)| (Some(image), info.into_iter().collect())).unwrap_or_default();
         Ok(cri::ImageStatusResponse { image, info })
     }
 
@@ -34,7 +35,9 @@ impl ImageEdge {
         let (images, image) = (self.0.clone(), named(request.image)?);
         // Finished even where the client goes away.
         let removal = tokio::spawn(async move { images.remove(&image).await });
-        removal.await.map_err(|e| Error::internal("the removal of an image ended early").with_source(e))??;
+        removal
+            .await
+            .map_err(|e| Error::internal("the removal of an image ended early").with_source(e))??;
         Ok(cri::RemoveImageResponse {})
     }
 }
@@ -46,12 +49,18 @@ impl ImageService for ImageEdge {
         answer(Ok(cri::ListImagesResponse { images }))
     }
 
-    async fn stream_images(&self, request: Request<cri::StreamImagesRequest>) -> Answer<Stream<cri::StreamImagesResponse>> {
+    async fn stream_images(
+        &self,
+        request: Request<cri::StreamImagesRequest>,
+    ) -> Answer<Stream<cri::StreamImagesResponse>> {
         let images = self.0.list(request.into_inner().filter.as_ref());
         streamed(Ok(chunked(images, |images| cri::StreamImagesResponse { images })))
     }
 
-    async fn image_status(&self, request: Request<cri::ImageStatusRequest>) -> Answer<cri::ImageStatusResponse> {
+    async fn image_status(
+        &self,
+        request: Request<cri::ImageStatusRequest>,
+    ) -> Answer<cri::ImageStatusResponse> {
         answer(self.status(request.into_inner()).await)
     }
 
@@ -59,7 +68,10 @@ impl ImageService for ImageEdge {
         answer(self.pull(request.into_inner()).await)
     }
 
-    async fn remove_image(&self, request: Request<cri::RemoveImageRequest>) -> Answer<cri::RemoveImageResponse> {
+    async fn remove_image(
+        &self,
+        request: Request<cri::RemoveImageRequest>,
+    ) -> Answer<cri::RemoveImageResponse> {
         answer(self.remove(request.into_inner()).await)
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tonic::Request;
-use windlass_api::cri::runtime_service_server::RuntimeService;
 use windlass_api::cri;
+use windlass_api::cri::runtime_service_server::RuntimeService;
 
 use super::{Answer, Stream, answer, chunked, followed, streamed};
 use crate::cri::Cri;
@@ -18,64 +18,109 @@ impl RuntimeService for RuntimeEdge {
         answer(self.0.version(request.into_inner()).await)
     }
 
-    async fn run_pod_sandbox(&self, request: Request<cri::RunPodSandboxRequest>) -> Answer<cri::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<cri::RunPodSandboxRequest>,
+    ) -> Answer<cri::RunPodSandboxResponse> {
         answer(self.0.run_pod_sandbox(request.into_inner()).await)
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<cri::StopPodSandboxRequest>) -> Answer<cri::StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Answer<cri::StopPodSandboxResponse> {
         answer(self.0.stop_pod_sandbox(request.into_inner()).await)
     }
 
-    async fn remove_pod_sandbox(&self, request: Request<cri::RemovePodSandboxRequest>) -> Answer<cri::RemovePodSandboxResponse> {
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Answer<cri::RemovePodSandboxResponse> {
         answer(self.0.remove_pod_sandbox(request.into_inner()).await)
     }
 
-    async fn pod_sandbox_status(&self, request: Request<cri::PodSandboxStatusRequest>) -> Answer<cri::PodSandboxStatusResponse> {
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Answer<cri::PodSandboxStatusResponse> {
         answer(self.0.pod_sandbox_status(request.into_inner()).await)
     }
 
-    async fn list_pod_sandbox(&self, request: Request<cri::ListPodSandboxRequest>) -> Answer<cri::ListPodSandboxResponse> {
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Answer<cri::ListPodSandboxResponse> {
         answer(self.0.list_pod_sandbox(request.into_inner()).await)
     }
 
-    async fn stream_pod_sandboxes(&self, request: Request<cri::StreamPodSandboxesRequest>) -> Answer<Stream<cri::StreamPodSandboxesResponse>> {
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Answer<Stream<cri::StreamPodSandboxesResponse>> {
         streamed(self.0.stream_pod_sandboxes(request.into_inner()).await)
     }
 
-    async fn create_container(&self, request: Request<cri::CreateContainerRequest>) -> Answer<cri::CreateContainerResponse> {
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Answer<cri::CreateContainerResponse> {
         answer(self.0.create_container(request.into_inner()).await)
     }
 
-    async fn start_container(&self, request: Request<cri::StartContainerRequest>) -> Answer<cri::StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Answer<cri::StartContainerResponse> {
         answer(self.0.start_container(request.into_inner()).await)
     }
 
-    async fn stop_container(&self, request: Request<cri::StopContainerRequest>) -> Answer<cri::StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<cri::StopContainerRequest>,
+    ) -> Answer<cri::StopContainerResponse> {
         answer(self.0.stop_container(request.into_inner()).await)
     }
 
-    async fn remove_container(&self, request: Request<cri::RemoveContainerRequest>) -> Answer<cri::RemoveContainerResponse> {
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Answer<cri::RemoveContainerResponse> {
         answer(self.0.remove_container(request.into_inner()).await)
     }
 
-    async fn list_containers(&self, request: Request<cri::ListContainersRequest>) -> Answer<cri::ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Answer<cri::ListContainersResponse> {
         answer(Ok(self.0.list_containers(request.into_inner()).await))
     }
 
-    async fn stream_containers(&self, request: Request<cri::StreamContainersRequest>) -> Answer<Stream<cri::StreamContainersResponse>> {
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Answer<Stream<cri::StreamContainersResponse>> {
         let containers = self.0.containers(request.into_inner().filter.as_ref());
         streamed(Ok(chunked(containers, |containers| cri::StreamContainersResponse { containers })))
     }
 
-    async fn container_status(&self, request: Request<cri::ContainerStatusRequest>) -> Answer<cri::ContainerStatusResponse> {
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Answer<cri::ContainerStatusResponse> {
         answer(self.0.container_status(request.into_inner()).await)
     }
 
-    async fn update_container_resources(&self, request: Request<cri::UpdateContainerResourcesRequest>) -> Answer<cri::UpdateContainerResourcesResponse> {
+    async fn update_container_resources(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Answer<cri::UpdateContainerResourcesResponse> {
         answer(self.0.update_container_resources(request.into_inner()).await)
     }
 
-    async fn reopen_container_log(&self, request: Request<cri::ReopenContainerLogRequest>) -> Answer<cri::ReopenContainerLogResponse> {
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Answer<cri::ReopenContainerLogResponse> {
         answer(self.0.reopen_container_log(request.into_inner()).await)
     }
 
@@ -91,35 +136,59 @@ impl RuntimeService for RuntimeEdge {
         answer(self.0.attach(request.into_inner()).await)
     }
 
-    async fn port_forward(&self, request: Request<cri::PortForwardRequest>) -> Answer<cri::PortForwardResponse> {
+    async fn port_forward(
+        &self,
+        request: Request<cri::PortForwardRequest>,
+    ) -> Answer<cri::PortForwardResponse> {
         answer(self.0.port_forward(request.into_inner()).await)
     }
 
-    async fn container_stats(&self, request: Request<cri::ContainerStatsRequest>) -> Answer<cri::ContainerStatsResponse> {
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Answer<cri::ContainerStatsResponse> {
         answer(self.0.container_stats(request.into_inner()).await)
     }
 
-    async fn list_container_stats(&self, request: Request<cri::ListContainerStatsRequest>) -> Answer<cri::ListContainerStatsResponse> {
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Answer<cri::ListContainerStatsResponse> {
         answer(self.0.list_container_stats(request.into_inner()).await)
     }
 
-    async fn stream_container_stats(&self, request: Request<cri::StreamContainerStatsRequest>) -> Answer<Stream<cri::StreamContainerStatsResponse>> {
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Answer<Stream<cri::StreamContainerStatsResponse>> {
         streamed(self.0.stream_container_stats(request.into_inner()).await)
     }
 
-    async fn pod_sandbox_stats(&self, request: Request<cri::PodSandboxStatsRequest>) -> Answer<cri::PodSandboxStatsResponse> {
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Answer<cri::PodSandboxStatsResponse> {
         answer(self.0.pod_sandbox_stats(request.into_inner()).await)
     }
 
-    async fn list_pod_sandbox_stats(&self, request: Request<cri::ListPodSandboxStatsRequest>) -> Answer<cri::ListPodSandboxStatsResponse> {
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Answer<cri::ListPodSandboxStatsResponse> {
         answer(self.0.list_pod_sandbox_stats(request.into_inner()).await)
     }
 
-    async fn stream_pod_sandbox_stats(&self, request: Request<cri::StreamPodSandboxStatsRequest>) -> Answer<Stream<cri::StreamPodSandboxStatsResponse>> {
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Stream<cri::StreamPodSandboxStatsResponse>> {
         streamed(self.0.stream_pod_sandbox_stats(request.into_inner()).await)
     }
 
-    async fn update_runtime_config(&self, request: Request<cri::UpdateRuntimeConfigRequest>) -> Answer<cri::UpdateRuntimeConfigResponse> {
+    async fn update_runtime_config(
+        &self,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
+    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
         answer(self.0.update_runtime_config(request.into_inner()).await)
     }
 
@@ -127,31 +196,52 @@ impl RuntimeService for RuntimeEdge {
         answer(self.0.status(request.into_inner()).await)
     }
 
-    async fn checkpoint_container(&self, request: Request<cri::CheckpointContainerRequest>) -> Answer<cri::CheckpointContainerResponse> {
+    async fn checkpoint_container(
+        &self,
+        request: Request<cri::CheckpointContainerRequest>,
+    ) -> Answer<cri::CheckpointContainerResponse> {
         answer(self.0.checkpoint_container(request.into_inner()).await)
     }
 
-    async fn get_container_events(&self, request: Request<cri::GetEventsRequest>) -> Answer<Stream<cri::ContainerEventResponse>> {
+    async fn get_container_events(
+        &self,
+        request: Request<cri::GetEventsRequest>,
+    ) -> Answer<Stream<cri::ContainerEventResponse>> {
         streamed(self.0.get_container_events(request.into_inner()).map(followed))
     }
 
-    async fn list_metric_descriptors(&self, request: Request<cri::ListMetricDescriptorsRequest>) -> Answer<cri::ListMetricDescriptorsResponse> {
+    async fn list_metric_descriptors(
+        &self,
+        request: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
         answer(self.0.list_metric_descriptors(request.into_inner()).await)
     }
 
-    async fn list_pod_sandbox_metrics(&self, request: Request<cri::ListPodSandboxMetricsRequest>) -> Answer<cri::ListPodSandboxMetricsResponse> {
+    async fn list_pod_sandbox_metrics(
+        &self,
+        request: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
         answer(self.0.list_pod_sandbox_metrics(request.into_inner()).await)
     }
 
-    async fn stream_pod_sandbox_metrics(&self, request: Request<cri::StreamPodSandboxMetricsRequest>) -> Answer<Stream<cri::StreamPodSandboxMetricsResponse>> {
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        request: Request<cri::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Stream<cri::StreamPodSandboxMetricsResponse>> {
         streamed(self.0.stream_pod_sandbox_metrics(request.into_inner()).await)
     }
 
-    async fn runtime_config(&self, request: Request<cri::RuntimeConfigRequest>) -> Answer<cri::RuntimeConfigResponse> {
+    async fn runtime_config(
+        &self,
+        request: Request<cri::RuntimeConfigRequest>,
+    ) -> Answer<cri::RuntimeConfigResponse> {
         answer(self.0.runtime_config(request.into_inner()).await)
     }
 
-    async fn update_pod_sandbox_resources(&self, request: Request<cri::UpdatePodSandboxResourcesRequest>) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
         answer(self.0.update_pod_sandbox_resources(request.into_inner()).await)
     }
 }

@@ -212,7 +212,12 @@ fn bind_mount(request: &Request<'_>, bind: &Bind) -> Result<(Value, Option<&'sta
     let Bind { inside, mount } = bind;
     let path = Path::new(&mount.host_path);
     if path.is_absolute() && fs::metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-        fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        fs::create_dir_all(path).map_err(|error| {
+            let path = path.display();
+            Error::Unsupported(format!(
+                "mount: the host path {path} is not there and cannot be made: {error}"
+            ))
+        })?;
     }
     let source = host_path(&mount.host_path)?;
     let (propagation, root) = propagation::check(&source, mount.propagation)?;

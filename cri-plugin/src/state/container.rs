@@ -86,7 +86,10 @@ impl Container {
 
     /// What the container was asked to be.
     pub fn config(&self) -> &cri::ContainerConfig {
-        self.record.config.as_ref().expect("a container has a configuration: checked when it is made and when it is read")
+        self.record
+            .config
+            .as_ref()
+            .expect("a container has a configuration: checked when it is made and when it is read")
     }
 
     pub fn status(&self) -> watch::Ref<'_, ContainerStatus> {

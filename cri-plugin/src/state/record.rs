@@ -1,7 +1,7 @@
 //! What is written down of pods and containers, as protobuf inside the records' extensions: fields may be added, numbers
 //! are never used again.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 use windlass_api::cri;
@@ -130,15 +130,11 @@ pub fn encode(message: &impl Message, name: &str) -> Any {
 /// A message out of an extension. *Data loss* where it cannot be read.
 pub fn decode<M: Message + Default>(any: Option<&Any>, what: &str) -> Result<M> {
     let any = any.ok_or_else(|| Error::data_loss(format!("{what}: the record lacks its extension")))?;
-    M::decode(&any.value[..]).map_err(|source| Error::data_loss(format!("{what}: unreadable record")).with_source(source))
+    M::decode(&any.value[..])
+        .map_err(|source| Error::data_loss(format!("{what}: unreadable record")).with_source(source))
 }
 
 /// Nanoseconds since 1970, as CRI tells times.
 pub fn nanos(at: SystemTime) -> i64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
-}
-
-/// The time of nanoseconds since 1970.
-pub fn time(nanos: i64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
 }

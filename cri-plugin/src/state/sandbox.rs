@@ -48,7 +48,10 @@ impl Sandbox {
 
     /// What the pod was asked to be.
     pub fn config(&self) -> &cri::PodSandboxConfig {
-        self.record.config.as_ref().expect("a pod has a configuration: checked when it is made and when it is read")
+        self.record
+            .config
+            .as_ref()
+            .expect("a pod has a configuration: checked when it is made and when it is read")
     }
 
     pub fn status(&self) -> RwLockReadGuard<'_, SandboxStatus> {

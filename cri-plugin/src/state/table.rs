@@ -75,7 +75,9 @@ impl<T: Entry> Table<T> {
             .take_while(|(key, _)| key.starts_with(id));
         match (fitting.next(), fitting.next()) {
             (Some((_, entry)), None) => Ok(entry.clone()),
-            (Some(_), Some(_)) => Err(Error::invalid(format!("several ids begin with {id:?}; give more of it"))),
+            (Some(_), Some(_)) => {
+                Err(Error::invalid(format!("several ids begin with {id:?}; give more of it")))
+            }
             (None, _) => Err(Error::not_found(format!("{id:?}: no such id"))),
         }
     }
