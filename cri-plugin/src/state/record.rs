@@ -1,7 +1,7 @@
 //! What is written down of pods and containers, as protobuf inside the records' extensions: fields may be added, numbers
 //! are never used again.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 use windlass_api::cri;
@@ -132,6 +132,11 @@ pub fn decode<M: Message + Default>(any: Option<&Any>, what: &str) -> Result<M> 
     let any = any.ok_or_else(|| Error::data_loss(format!("{what}: the record lacks its extension")))?;
     M::decode(&any.value[..])
         .map_err(|source| Error::data_loss(format!("{what}: unreadable record")).with_source(source))
+}
+
+/// The time of nanoseconds since 1970.
+pub fn time(nanos: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
 }
 
 /// Nanoseconds since 1970, as CRI tells times.
