@@ -67,7 +67,8 @@ impl Caller {
         self.store(&attachment.entry).await
     }
 
-    /// Takes a pod off a network and forgets the attachment. What is gone already is no error.
+    /// Takes a pod off a network and forgets the attachment. What is gone already is no error. All plugins are asked, as
+    /// one that fails must not keep what the others hold; the first error is returned, and nothing is forgotten.
     pub async fn del(&self, attachment: &Attachment) -> Result<()> {
         let result = match attachment.config.version {
             // Older plugins do not expect one.
@@ -80,6 +81,7 @@ impl Caller {
             // The specification's way to say it.
             parameters.netns.clear();
         }
+        let mut outcome = Ok(());
         for plugin in attachment.config.plugins.iter().rev() {
             let request = attachment.request(plugin, result.as_ref());
             match self.plugins.run(&plugin.kind, Verb::Del, &parameters, request, self.limits.exec).await {
@@ -91,9 +93,10 @@ impl Caller {
                         "nothing to take away"
                     );
                 }
-                Err(error) => return Err(error),
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
+        outcome?;
         self.forget(&attachment.entry).await
     }
 
