@@ -7,16 +7,17 @@
 #   DISK      where the daemon's and the kubelet's files are to be (default $TMPDIR); its file system must know
 #             id-mapped mounts, or the pod with a user namespace fails
 #   CRI       a runtime's socket: that runtime is looked at instead, and not started anew
+#   OCI_RUNTIME  what runs the containers: runc, crun, … (default: the shim itself)
 #   IMAGE     with a shell and busybox's tools (default registry.k8s.io/e2e-test-images/busybox:1.29-4)
 #   CNI_BIN, CNI_CONF, CERTS  as for scripts/conformance.sh
 #   PORT      of the kubelet's API (default 10250; its health on the port before the one before)
-#   STEPS     those to take (default: pods stop kubelet daemon reboot end)
+#   STEPS     those to take (default: pods stop resize kubelet daemon reboot end)
 #   LOGS      a directory that gets the logs
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=$(realpath "${BIN:-$here/target/release}")
 port=${PORT:-10250}
-steps=${STEPS:-pods stop kubelet daemon reboot end}
+steps=${STEPS:-pods stop resize kubelet daemon reboot end}
 
 missing() { echo "kubelet: $1 is missing. $2" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || missing "root" "Containers need it."
@@ -84,6 +85,10 @@ T
 [plugins."io.containerd.cri.v1.images".registry]
   config_path = "$registries"
 T
+  [ -z "${OCI_RUNTIME:-}" ] || cat >>"$run/config.toml" <<T
+[plugins."io.containerd.shim.v1.manager"]
+  oci_runtime = "$OCI_RUNTIME"
+T
   "$bin/windlassd" --config "$run/config.toml" --root "$work/windlass" --state "$run/state" --address "$address" 2>>"$run/windlassd.log" &
   daemon=$!
   "$bin/windlass" --address "$address" version --wait 20s >/dev/null || { tail -20 "$run/windlassd.log" >&2; exit 1; }
@@ -136,7 +141,7 @@ Y
 pods() { # pods NAME...: their manifests become the kubelet's
   local name
   for name in "$@"; do
-    sed "s|@WORK@|$work|; s|@SHARED@|$work/shared|; s|@IMAGE@|${IMAGE:-registry.k8s.io/e2e-test-images/busybox:1.29-4}|" \
+    sed "s|@WORK@|$work|; s|@SHARED@|$work/shared|; s|@IMAGE@|${IMAGE:-registry.k8s.io/e2e-test-images/busybox:1.29-4}|; s|@CPU@|${CPU:-100m}|; s|@MEMORY@|${MEMORY:-32Mi}|" \
       "$here/tests/go/kubelet/pods/$name.yaml" >"$work/$name.yaml"
     mv "$work/$name.yaml" "$work/manifests/"
   done
@@ -147,9 +152,17 @@ look() { # look TESTS: what the Go program says of the pods
     "$work/bin/kubelet.test" -test.v -test.timeout 300s -test.parallel 12 -test.run "^($1)\$"
 }
 
+nothing_left() { # a pod is not ready any more some moments before its network is taken down
+  local end=$((SECONDS + 30))
+  while grep -q " $run/" /proc/self/mounts; do
+    [ "$SECONDS" -lt "$end" ] || { grep " $run/" /proc/self/mounts >&2; echo "kubelet: these mounts are left" >&2; exit 1; }
+    sleep 0.1
+  done
+}
+
 start_daemon
 start_kubelet
-all="start probes limits share user logs streams"
+all="start probes limits share user resize logs streams"
 for step in $steps; do
   echo "--- $step"
   begun=$SECONDS
@@ -161,6 +174,9 @@ for step in $steps; do
       rm "$work/manifests/gone.yaml"
       look TestStopped
       look TestRemember ;;
+    resize) # in place
+      CPU=300m MEMORY=48Mi pods resize
+      look TestResized ;;
     kubelet)
       end "$kubelet"
       start_kubelet
@@ -182,8 +198,9 @@ for step in $steps; do
       look TestAgain ;;
     end) # all pods stop in order
       rm "$work"/manifests/*
-      look TestEnded ;;
-    *) missing "step $step" "Steps: pods stop kubelet daemon reboot end." ;;
+      look TestEnded
+      nothing_left ;;
+    *) missing "step $step" "Steps: pods stop resize kubelet daemon reboot end." ;;
   esac
   echo "$step: $((SECONDS - begun)) s"
 done

@@ -56,42 +56,66 @@ func TestLogs(t *testing.T) {
 
 func found(t *testing.T, line string) int {
 	t.Helper()
-	match := numbered.FindStringSubmatch(line)
-	if match == nil {
-		t.Fatalf("not a line of the log: %q", line)
-	}
-	number, err := strconv.Atoi(match[1])
+	number, err := parsed(line)
 	check(t, err)
 	return number
 }
 
+func parsed(line string) (int, error) {
+	match := numbered.FindStringSubmatch(line)
+	if match == nil {
+		return 0, fmt.Errorf("not a line of the log: %q", line)
+	}
+	return strconv.Atoi(match[1])
+}
+
 // rotated reads the files that are kept: the oldest were removed, the rest have each line once.
 func (n *node) rotated(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(n.work, "logs", "default_logs-node1_*", "count", "0.log*"))
+	files, last, err := n.kept("count")
 	check(t, err)
+	if files < 3 || last != 10000 {
+		t.Errorf("%d files, which end with line %d", files, last)
+	}
+}
+
+// ticked reads the log that grows always: what restarts there were cost it no line. It returns the last.
+func (n *node) ticked(t *testing.T) (last int) {
+	t.Helper()
+	var err error
+	for range 5 { // the kubelet may have rotated it in between
+		if _, last, err = n.kept("tick"); err == nil {
+			return last
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+	t.Fatal(err)
+	return 0
+}
+
+// kept reads a container's logs from the oldest that is kept, tells how many there are and the number of the last line.
+func (n *node) kept(container string) (count, last int, err error) {
+	files, err := filepath.Glob(filepath.Join(n.work, "logs", "default_logs-node1_*", container, "0.log*"))
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(files) == 0 {
+		return 0, 0, fmt.Errorf("%s has no log", container)
+	}
 	sort.Strings(files) // by the time of their rotation, but for 0.log itself, which is the newest
-	if len(files) > 0 {
-		files = append(files[1:], files[0])
-	}
-	if len(files) < 3 {
-		t.Fatalf("the log was not rotated: %v", files)
-	}
-	last := 0
-	for _, name := range files {
-		first := last
-		check(t, each(name, func(line string) error {
-			number := found(t, line)
-			if last > 0 && number != last+1 {
-				return fmt.Errorf("%s: line %d after %d", name, number, last)
+	for _, name := range append(files[1:], files[0]) {
+		err := each(name, func(line string) error {
+			number, err := parsed(line)
+			if err == nil && last > 0 && number != last+1 {
+				err = fmt.Errorf("%s: line %d after %d", name, number, last)
 			}
 			last = number
-			return nil
-		}))
-		t.Logf("%s: lines after %d to %d", filepath.Base(name), first, last)
+			return err
+		})
+		if err != nil {
+			return 0, 0, err
+		}
 	}
-	if last != 10000 {
-		t.Errorf("the files end with line %d", last)
-	}
+	return len(files), last, nil
 }
 
 func each(name string, do func(string) error) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	core "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // TestPods waits for each pod, and looks at it from within.
@@ -61,15 +62,38 @@ func probes(t *testing.T, n *node) {
 }
 
 func limits(t *testing.T, n *node) {
-	pod := n.until(t, "limits", ready("greedy"))
+	n.bounded(t, n.until(t, "limits", ready("greedy")), "limits", 200, 64<<20)
+	n.bounded(t, n.until(t, "resize", ready()), "resize", 100, 32<<20)
+}
+
+// bounded compares what the status and the cgroup say of a container's limits.
+func (n *node) bounded(t *testing.T, pod *core.Pod, name string, cpu, memory int64) {
+	t.Helper()
 	// Of cgroup v1, or of v2.
-	memory := n.run(t, "limits/bounded", "sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max")
-	equal(t, "memory", memory, "67108864\n")
-	cpu := n.run(t, "limits/bounded", "sh", "-c", "cd /sys/fs/cgroup/cpu 2>/dev/null && echo $(cat cpu.cfs_quota_us) $(cat cpu.cfs_period_us) || cat /sys/fs/cgroup/cpu.max")
-	equal(t, "cpu", cpu, "20000 100000\n")
-	if r := status(t, pod, "bounded").Resources; r == nil || r.Limits.Memory().Value() != 64<<20 || r.Limits.Cpu().MilliValue() != 200 {
+	text := n.run(t, name+"/bounded", "sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max")
+	equal(t, "memory", text, fmt.Sprintln(memory))
+	text = n.run(t, name+"/bounded", "sh", "-c", "cd /sys/fs/cgroup/cpu 2>/dev/null && echo $(cat cpu.cfs_quota_us) $(cat cpu.cfs_period_us) || cat /sys/fs/cgroup/cpu.max")
+	equal(t, "cpu", text, fmt.Sprintln(cpu*100, 100000))
+	if r := status(t, pod, "bounded").Resources; r == nil || r.Limits.Memory().Value() != memory || r.Limits.Cpu().MilliValue() != cpu {
 		t.Errorf("resources in the status: %+v", r)
 	}
+}
+
+// TestResized: the manifest of `resize` allows more now.
+func TestResized(t *testing.T) {
+	n := open(t)
+	pod := n.until(t, "resize", func(pod *core.Pod) string {
+		if r := pod.Status.ContainerStatuses[0].Resources; r == nil || r.Limits.Cpu().MilliValue() != 300 || r.Limits.Memory().Value() != 48<<20 {
+			return fmt.Sprintf("resources in the status: %+v; conditions: %+v", r, pod.Status.Conditions)
+		}
+		return ready()(pod)
+	})
+	n.bounded(t, pod, "resize", 300, 48<<20)
+	before := n.remembered(t)["resize/bounded"]
+	if before == "" {
+		t.Fatal("nothing is remembered of it")
+	}
+	equal(t, "the process", n.processes(t)["resize/bounded"], before)
 }
 
 func oom(t *testing.T, n *node) {
@@ -160,7 +184,8 @@ func TestStopped(t *testing.T) {
 // TestEnded: all manifests were removed.
 func TestEnded(t *testing.T) {
 	n := open(t)
-	n.nothing(t, "start", "probes", "limits", "share", "user", "streams", "logs")
+	n.nothing(t, "start", "probes", "limits", "share", "user", "resize", "streams", "logs")
+	n.stopped(t)
 	equal(t, "the end of a pod with a sidecar", n.shared(t, "ended"), "hook\nmain\nside\n")
 }
 
@@ -180,6 +205,21 @@ func (n *node) nothing(t *testing.T, pods ...string) {
 		}
 	}
 	t.Fatalf("still there: %v", left)
+}
+
+// stopped waits until no pod is ready: all have given back their networks.
+func (n *node) stopped(t *testing.T) {
+	t.Helper()
+	ready := &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY}
+	var left []*cri.PodSandbox
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		list, err := n.runtime.ListPodSandbox(t.Context(), &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{State: ready}})
+		check(t, err)
+		if left = list.Items; len(left) == 0 {
+			return
+		}
+	}
+	t.Fatalf("still ready: %v", left)
 }
 
 // run executes a command through the kubelet's API, and returns what it wrote.

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -79,11 +82,16 @@ func (n *node) remembered(t *testing.T) map[string]string {
 // containers works on.
 func TestSame(t *testing.T) {
 	n := open(t)
-	for _, pod := range []string{"start", "limits", "share", "user", "streams"} {
+	for _, pod := range []string{"start", "limits", "share", "user", "resize", "streams"} {
 		n.until(t, pod, ready())
 	}
-	// What the kubelet might do to its pods it does in its first rounds; probes tell that these have been.
 	n.until(t, "probes", ready("unready"))
+	// What the kubelet might do to its pods it does when it has looked at the runtime anew.
+	last := n.ticked(t)
+	n.looks(t, 8)
+	if now := n.ticked(t); now < last+20 {
+		t.Errorf("a log went from line %d to %d in 8 seconds", last, now)
+	}
 	before, now := n.remembered(t), n.processes(t)
 	if len(before) < 10 || len(now) != len(before) {
 		t.Errorf("%d containers ran, now %d", len(before), len(now))
@@ -97,11 +105,38 @@ func TestSame(t *testing.T) {
 	}
 }
 
+var relists = regexp.MustCompile(`(?m)^kubelet_pleg_relist_duration_seconds_count (\d+)$`)
+
+// looks waits until the kubelet has looked at the runtime so many times.
+func (n *node) looks(t *testing.T, times int) {
+	t.Helper()
+	count := func() int {
+		body, err := n.get(t.Context(), "/metrics")
+		check(t, err)
+		defer body.Close()
+		text, err := io.ReadAll(body)
+		check(t, err)
+		match := relists.FindSubmatch(text)
+		if match == nil {
+			return 0
+		}
+		number, err := strconv.Atoi(string(match[1]))
+		check(t, err)
+		return number
+	}
+	first := count()
+	for end := time.Now().Add(patience); count() < first+times; time.Sleep(200 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the kubelet does not look at the runtime any more")
+		}
+	}
+}
+
 // TestAgain: the machine was started anew. Each pod is there again, with other processes.
 func TestAgain(t *testing.T) {
 	n := open(t)
 	before := n.remembered(t)
-	for _, pod := range []string{"start", "limits", "share", "user", "streams"} {
+	for _, pod := range []string{"start", "limits", "share", "user", "resize", "streams"} {
 		n.until(t, pod, func(p *core.Pod) string {
 			for _, c := range n.containers(t) {
 				if c.pod == pod && before[pod+"/"+c.name] != "" && before[pod+"/"+c.name][:64] == c.id {
@@ -112,9 +147,7 @@ func TestAgain(t *testing.T) {
 		})
 	}
 	n.until(t, "probes", ready("unready"))
-	begun := time.Now()
 	equal(t, "exec", n.run(t, "streams/web", "cat", "/www/index.html"), "windlass\n")
-	t.Logf("exec took %v", time.Since(begun))
 	if now := n.processes(t); len(now) != len(before) {
 		t.Errorf("%d containers ran, now %d", len(before), len(now))
 	}
