@@ -46,7 +46,7 @@ end() { # end PID [SIGNAL]
 }
 mounts() { grep -o " \($work\|$run\)/[^ ]*" /proc/self/mounts | sort -r | while read -r m; do umount -l "$m" 2>/dev/null || true; done; }
 processes() { # of the pods and their shims
-  cat "$run"/state/*/*/*/shim.pid 2>/dev/null || true
+  grep -lzx -- "$run/windlass.sock" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 || true
   find /sys/fs/cgroup -path "*/$group/*" -name cgroup.procs -exec cat {} + 2>/dev/null || true
 }
 finish() {
