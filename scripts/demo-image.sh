@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Makes a small OCI image archive out of this machine's static busybox: demo-image.sh OUT.tar [NAME]
+# Makes a small OCI image archive out of this machine's static busybox: demo-image.sh OUT.tar [NAME [VOLUME]]
 set -euo pipefail
 out=$(realpath -m "$1")
 name=${2:-docker.io/windlass/demo:latest}
+volumes=${3:+,\"Volumes\":{\"$3\":{\}\}}
 busybox=$(command -v busybox)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -32,7 +33,7 @@ diff=$(sha256sum "$work/layer.tar" | cut -d' ' -f1)
 gzip -n "$work/layer.tar"
 read -r layer layer_size < <(blob "$work/layer.tar.gz")
 cat >"$work/config" <<J
-{"architecture":"$arch","os":"linux","config":{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["/bin/sh"],"WorkingDir":"/"},"rootfs":{"type":"layers","diff_ids":["sha256:$diff"]},"history":[{"created_by":"demo-image.sh"}]}
+{"architecture":"$arch","os":"linux","config":{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["/bin/sh"],"WorkingDir":"/"$volumes},"rootfs":{"type":"layers","diff_ids":["sha256:$diff"]},"history":[{"created_by":"demo-image.sh"}]}
 J
 read -r config config_size < <(blob "$work/config")
 cat >"$work/manifest" <<J

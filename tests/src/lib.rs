@@ -9,5 +9,5 @@ mod registry;
 pub mod steps;
 
 pub use daemon::{Builder, Daemon, Output};
-pub use image::{IMAGE, archive};
+pub use image::{IMAGE, VOLUME, archive, archive_with_volume};
 pub use registry::Registry;

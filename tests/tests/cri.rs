@@ -2,6 +2,7 @@
 
 use tonic::Code;
 use windlass_api::cri::{ContainerEventType, ContainerState, NamespaceMode, PodSandboxConfig};
+use windlass_tests::VOLUME;
 use windlass_tests::cri::{COMPLAINT, Mode, Node, Process, log, pod, script};
 
 /// Ends at once when asked to.
@@ -38,6 +39,7 @@ fn pods_and_containers_live_and_leave_nothing() {
     let said = node.exec(&a_id, "echo yes; echo no >&2; exit 7").expect("a command can be run");
     assert_eq!(said, Process { code: 7, stdout: "yes\n".into(), stderr: "no\n".into() });
     assert_eq!(node.says(&a_id, "hostname"), "web");
+    assert_eq!(node.says(&a_id, &format!("touch {VOLUME}/x && grep -c ' {VOLUME} ' /proc/mounts")), "1");
     let other = node.run(&host_id, &script(&host, "other", IDLE), &host);
     assert_eq!(node.says(&other, "readlink /proc/self/ns/net"), network_of("self"));
     assert_ne!(node.says(&a_id, "readlink /proc/self/ns/net"), network_of("self"));

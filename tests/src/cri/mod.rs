@@ -55,7 +55,7 @@ impl Node {
             daemon,
             plugin,
         };
-        let archive = crate::archive().to_str().expect("the path is UTF-8");
+        let archive = crate::archive_with_volume().to_str().expect("the path is UTF-8");
         node.daemon.windlass(&["-n", "k8s.io", "import", "--quiet", archive]).ok();
         node
     }

@@ -1,8 +1,11 @@
 //! A network plugin whose addresses are directories: what is left of a pod's network can be counted. It misbehaves as the
 //! test says.
 
+use std::ffi::CString;
 use std::fs;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// How the plugin behaves.
@@ -18,6 +21,9 @@ pub enum Mode {
     /// DEL fails.
     Keeps,
 }
+
+/// More calls than any test lets hang.
+const CALLS: usize = 64;
 
 /// What it says of a failure.
 pub const COMPLAINT: &str = "the pool of the test has no more addresses";
@@ -54,6 +60,8 @@ echo "{\"cniVersion\":\"1.0.0\",\"interfaces\":[{\"name\":\"$CNI_IFNAME\",\"sand
 /// The plugin, its network and what it has given out. Calls that hang go on when this is dropped.
 pub struct Plugin {
     dir: tempfile::TempDir,
+    /// Open both ways, so that what is written waits for whoever is not at the gate yet.
+    gate: fs::File,
 }
 
 impl Default for Plugin {
@@ -64,11 +72,12 @@ impl Default for Plugin {
         }
         let network = r#"{"cniVersion":"1.0.0","name":"e2e","plugins":[{"type":"windlass-fake"}]}"#;
         fs::write(dir.path().join("conf/10-e2e.conflist"), network).expect("a file can be written");
-        let gate = dir.path().join("gate").into_os_string().into_encoded_bytes();
-        let gate = std::ffi::CString::new(gate).expect("a path has no nought in it");
+        let path = dir.path().join("gate");
+        let name = CString::new(path.as_os_str().as_bytes()).expect("a path has no nought in it");
         // SAFETY: the path is a valid C string for the length of the call.
-        assert_eq!(unsafe { libc::mkfifo(gate.as_ptr(), 0o600) }, 0, "a fifo can be made");
-        let plugin = Self { dir };
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0, "a fifo can be made");
+        let gate = fs::OpenOptions::new().read(true).write(true).open(path).expect("a fifo can be opened");
+        let plugin = Self { dir, gate };
         plugin.set(Mode::Works);
         plugin.install();
         plugin
@@ -109,10 +118,9 @@ impl Plugin {
         self.path("hangs").exists()
     }
 
-    /// Calls that hang go on.
+    /// One call that hangs, or is about to, goes on.
     pub fn release(&self) {
-        // Opened for writing it has no reader, or wakes all of them.
-        let _ = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(self.path("gate"));
+        (&self.gate).write_all(b"go\n").expect("a fifo has room");
     }
 
     /// The addresses that are taken, each with "pod-interface".
@@ -129,6 +137,6 @@ impl Plugin {
 
 impl Drop for Plugin {
     fn drop(&mut self) {
-        self.release();
+        let _ = self.gate.write_all("go\n".repeat(CALLS).as_bytes());
     }
 }
