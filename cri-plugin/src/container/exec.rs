@@ -5,11 +5,12 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use windlass_api::cri;
 use windlass_core::task::{ExecOptions, Exit};
 use windlass_core::{Any, Error, Result};
@@ -21,8 +22,9 @@ use crate::spec;
 use crate::state::Container;
 use crate::step;
 
-/// Output of one stream that is kept for the answer, in bytes: as much as a message may have.
-const LIMIT: usize = 16 << 20;
+/// Output that is kept for the answer, of both streams together, in bytes: what a message may have, less what else is
+/// in it. Clients take no larger one.
+const LIMIT: usize = (16 << 20) - 1024;
 /// Type of a process's specification.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 /// How long the end of a killed process may take.
@@ -49,19 +51,23 @@ impl Cri {
         let container = self.running(&request.container_id)?;
         let limit = u64::try_from(request.timeout).ok().filter(|n| *n > 0).map(Duration::from_secs);
         let cri = self.clone();
+        // Nobody takes the answer once the call was dropped: then the process goes, and is not waited for.
+        let gone = CancellationToken::new();
+        let _caller = gone.clone().drop_guard();
         self.finish(async move {
-            let ran = cri.gather(&container, &request.cmd, limit).await;
+            let ran = cri.gather(&container, &request.cmd, limit, &gone).await;
             ran.map_err(|error| error.context(format!("exec in container {}", container.id)))
         })
         .await
     }
 
-    /// Runs a command to its end and gathers what it writes.
+    /// Runs a command to its end and gathers what it writes, both within the limit and while somebody waits for it.
     async fn gather(
         self: Arc<Self>,
         container: &Arc<Container>,
         cmd: &[String],
         limit: Option<Duration>,
+        gone: &CancellationToken,
     ) -> Result<cri::ExecSyncResponse> {
         let (exec, root) = (new_id()?, self.io_root());
         let (io, process) = tokio::try_join!(
@@ -71,29 +77,32 @@ impl Cri {
         let process = self.begin(container, exec, &io, process).await?;
         let output = io.collect(LIMIT);
         process.start().await?;
-        let ended = async {
-            match limit {
-                Some(limit) => tokio::time::timeout(limit, process.wait()).await.ok(),
-                None => Some(process.wait().await),
+        let began = Instant::now();
+        let ended = tokio::select! {
+            exit = bounded(limit, process.wait()) => exit.ok_or_else(|| overdue(limit)),
+            () = gone.cancelled() => Err(left()),
+        };
+        let exit = match ended {
+            Ok(exit) => exit?,
+            Err(error) => {
+                process.kill().await;
+                output.finish(Some(DRAIN)).await;
+                process.delete().await;
+                return Err(error);
             }
         };
-        let Some(exit) = ended.await else {
-            process.kill().await;
-            output.finish(Some(DRAIN)).await;
-            process.delete().await;
-            return Err(Error::deadline(format!(
-                "timeout {} exceeded: context deadline exceeded",
-                go_duration(limit.unwrap_or_default())
-            )));
+        let rest = limit.map(|limit| limit.saturating_sub(began.elapsed()).max(DRAIN));
+        let drain = self.config.drain_timeout().or(rest);
+        let mut output = tokio::select! {
+            (output, ()) = async { tokio::join!(output.finish(drain), process.delete()) } => output,
+            () = gone.cancelled() => return Err(left()),
         };
-        let exit = exit?;
-        let drain = self.config.drain_timeout();
-        let (output, ()) = tokio::join!(output.finish(drain), process.delete());
         if !output.complete {
             return Err(Error::deadline(
                 "the process has ended, but others that it left behind hold its output; they were given up",
             ));
         }
+        fit(&mut output.stdout, &mut output.stderr, LIMIT);
         Ok(cri::ExecSyncResponse {
             stdout: output.stdout.into(),
             stderr: output.stderr.into(),
@@ -163,7 +172,7 @@ impl Cri {
         let Some(exit) = exit else {
             process.kill().await;
             process.delete().await;
-            return Err(Error::canceled("the client has gone, its process was killed"));
+            return Err(left());
         };
         Ok(i32::try_from(exit.status).unwrap_or(super::UNKNOWN))
     }
@@ -286,6 +295,21 @@ async fn delete(cri: &Cri, container: &str, exec: &str) {
     }
 }
 
+fn overdue(limit: Option<Duration>) -> Error {
+    let limit = go_duration(limit.unwrap_or_default());
+    Error::deadline(format!("timeout {limit} exceeded: context deadline exceeded"))
+}
+
+fn left() -> Error {
+    Error::canceled("the client has gone, its process was killed")
+}
+
+/// Cuts both outputs so that together they are within a limit; neither takes the other's half.
+fn fit(stdout: &mut Vec<u8>, stderr: &mut Vec<u8>, limit: usize) {
+    stderr.truncate(limit.saturating_sub(stdout.len()).max(limit / 2));
+    stdout.truncate(limit - stderr.len());
+}
+
 /// A future with a limit, or without one.
 async fn bounded<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
     match limit {
@@ -308,6 +332,19 @@ fn go_duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outputs_fit_into_one_message() {
+        let cut = |out, err| {
+            let (mut out, mut err) = (vec![b'o'; out], vec![b'e'; err]);
+            fit(&mut out, &mut err, 10);
+            (out.len(), err.len())
+        };
+        assert_eq!(
+            [cut(3, 7), cut(20, 0), cut(0, 20), cut(20, 20), cut(20, 2), cut(2, 20)],
+            [(3, 7), (10, 0), (0, 10), (5, 5), (8, 2), (2, 8)]
+        );
+    }
 
     #[test]
     fn durations_are_printed_as_go_does() {

@@ -336,6 +336,27 @@ async fn an_exec_that_takes_too_long_is_killed() {
 }
 
 #[tokio::test]
+async fn an_exec_whose_caller_has_gone_is_killed() {
+    let stack = Stack::new().await;
+    let container = stack.running("a").await;
+    let request =
+        cri::ExecSyncRequest { container_id: container.id.clone(), cmd: vec!["x".into()], timeout: 0 };
+    let did = |what: &str| stack.tasks.calls().contains(&format!("{what} {}", container.id));
+    let begun = async {
+        while stack.tasks.calls().iter().filter(|call| call.starts_with("start ")).count() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        ended = stack.cri.exec_sync(request) => panic!("it has no end: {ended:?}"),
+        () = begun => {}
+    }
+    stack.cri.work.close();
+    tokio::time::timeout(std::time::Duration::from_secs(20), stack.cri.work.wait()).await.unwrap();
+    assert!(stack.tasks.calls().contains(&format!("kill {} 9", container.id)) && did("delete"));
+}
+
+#[tokio::test]
 async fn resources_that_the_runtime_refuses_are_put_back() {
     let stack = Stack::new().await;
     let container = stack.running("a").await;
