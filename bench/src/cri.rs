@@ -73,7 +73,8 @@ impl Node {
             linux: Some(cri::LinuxPodSandboxConfig::default()),
             ..Default::default()
         };
-        let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let request =
+            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let id = self.runtime().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
         Ok((id, config))
     }
@@ -101,8 +102,11 @@ impl Node {
     }
 
     async fn exec(&self, container: &str) -> Result<()> {
-        let request =
-            cri::ExecSyncRequest { container_id: container.to_owned(), cmd: vec!["/bin/true".into()], timeout: 10 };
+        let request = cri::ExecSyncRequest {
+            container_id: container.to_owned(),
+            cmd: vec!["/bin/true".into()],
+            timeout: 10,
+        };
         match self.runtime().exec_sync(request).await?.into_inner().exit_code {
             0 => Ok(()),
             code => bail!("{}: true ended with {code}", self.title),
@@ -123,8 +127,10 @@ impl Node {
 
     /// A pod with a running container.
     async fn pod(&self, name: &str) -> Result<String> {
-        let (pod, config) = self.run_pod(name).await.with_context(|| format!("{}: run pod {name}", self.title))?;
-        let container = self.create(&pod, &config).await.with_context(|| format!("{}: create", self.title))?;
+        let (pod, config) =
+            self.run_pod(name).await.with_context(|| format!("{}: run pod {name}", self.title))?;
+        let container =
+            self.create(&pod, &config).await.with_context(|| format!("{}: create", self.title))?;
         self.start(&container).await.with_context(|| format!("{}: start", self.title))?;
         Ok(pod)
     }
@@ -179,7 +185,8 @@ async fn lives(nodes: &[Node], rounds: usize, table: &mut Table) -> Result<()> {
     // The first two rounds are not counted.
     for round in 0..rounds + 2 {
         for (n, node) in nodes.iter().enumerate() {
-            let lives = (0..CLIENTS).map(|client| async move { node.life(&format!("{round}-{client}")).await });
+            let lives =
+                (0..CLIENTS).map(|client| async move { node.life(&format!("{round}-{client}")).await });
             let lives = try_join_all(lives).await.with_context(|| format!("{}: a pod's life", node.title))?;
             for took in lives.iter().filter(|_| round >= 2) {
                 took.iter().enumerate().for_each(|(step, took)| times[step][n].push(*took));
@@ -200,7 +207,12 @@ async fn standing(nodes: &[Node], table: &mut Table) -> Result<()> {
         let names: Vec<_> = (0..PODS).map(|n| format!("standing-{n}")).collect();
         let pods = try_join_all(names.iter().map(|name| node.pod(name))).await?;
         daemons.push(vec![field(&format!("/proc/{}/status", node.pid), "VmRSS:")]);
-        shims.push(helpers(&node.address).iter().map(|pid| field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")).collect());
+        shims.push(
+            helpers(&node.address)
+                .iter()
+                .map(|pid| field(&format!("/proc/{pid}/smaps_rollup"), "Pss:"))
+                .collect(),
+        );
         for pod in &pods {
             node.stop_pod(pod).await?;
             node.remove_pod(pod).await?;
@@ -225,10 +237,19 @@ async fn crowd(nodes: &[Node], pods: usize, table: &mut Table) -> Result<()> {
             node.stop_pod(&pod).await?;
             node.remove_pod(&pod).await
         });
-        let not_ended = join_all(ends).await.into_iter().filter_map(Result::err).chain(failed.into_iter().filter_map(Result::err));
+        let not_ended = join_all(ends)
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+            .chain(failed.into_iter().filter_map(Result::err));
         let errors: Vec<_> = not_ended.map(|e| format!("{e:#}")).collect();
         down.push(vec![milliseconds(begun.elapsed())]);
-        eprintln!("{}: {} of {pods} pods at once failed {}", node.title, errors.len(), errors.first().map_or("", |e| e));
+        eprintln!(
+            "{}: {} of {pods} pods at once failed {}",
+            node.title,
+            errors.len(),
+            errors.first().map_or("", |e| e)
+        );
     }
     table.push(Row::of(&format!("{pods} pods at once, started"), "ms", up));
     table.push(Row::of(&format!("{pods} pods at once, ended"), "ms", down));

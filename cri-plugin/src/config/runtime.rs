@@ -242,7 +242,7 @@ impl<'a> Handler<'a> {
         };
         // Without a file, the runtime gets the whole table.
         if options.config_path.is_empty() {
-            options.config_body = self.config.options.to_string().into_bytes().into();
+            options.config_body = self.config.options.to_string().into_bytes();
         }
         Some(any("runtimeoptions.v1.Options", &options))
     }

@@ -130,6 +130,7 @@ impl Index {
     }
 
     /// Is woken by every change.
+    #[cfg(test)]
     pub fn follow(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
     }

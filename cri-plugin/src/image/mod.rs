@@ -37,7 +37,6 @@ use windlass_core::{Context, Error, Result, content, event, image, kinds, metada
 
 pub use config::ImagesConfig;
 pub use index::Image;
-pub use inspect::Config;
 pub use volume::Volume;
 
 /// Largest config that is told in a status, in bytes.
@@ -130,6 +129,7 @@ impl Images {
     }
 
     /// The image of pods' sandboxes.
+    #[cfg(test)]
     pub fn sandbox_image(&self) -> &str {
         self.config.sandbox_image()
     }
@@ -145,6 +145,7 @@ impl Images {
     }
 
     /// Wakes whoever waits for images to come, change or go.
+    #[cfg(test)]
     pub fn follow(&self) -> tokio::sync::watch::Receiver<u64> {
         self.index.follow()
     }

@@ -41,6 +41,7 @@ impl Images {
     }
 
     /// Like [`Images::prepare_rootfs`], read-only.
+    #[cfg(test)]
     pub async fn mount_view(
         &self,
         cx: &Context,

@@ -206,6 +206,7 @@ impl ContainerIo {
 
     /// Stops copying and leaves everything to [`ContainerIo::reattach`], as the daemon's end does; comes back when
     /// nothing is written any more.
+    #[cfg(test)]
     pub async fn detach(&self) {
         self.orders.send_replace(Order::Leave);
         self.ended().await;
@@ -217,6 +218,7 @@ impl ContainerIo {
     }
 
     /// Removes the directory of the container's streams, those of its execs too. That there is none is no error.
+    #[cfg(test)]
     pub async fn remove(dir: &Path, id: &str) -> Result<()> {
         let directory = fifo::directory(dir, id)?;
         blocking(move || fifo::remove_directory(&directory)).await

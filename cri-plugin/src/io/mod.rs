@@ -33,7 +33,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use windlass_core::Result;
 
 pub use self::container::ContainerIo;
-pub use self::exec::{Collected, Collector, Ended, ExecIo};
+#[cfg(test)]
+use self::exec::Collected;
+pub use self::exec::{Ended, ExecIo};
 
 /// A client's end of the streams; what is `None` is not attached. Without a client for it, a stream still flows.
 #[derive(Default)]

@@ -78,8 +78,11 @@ struct Work {
 /// What it has done, in the same order.
 struct Done {
     containers: Vec<Taken>,
-    pods: Vec<(Arc<Sandbox>, Option<Reading>, Option<Vec<Interface>>)>,
+    pods: Vec<PodRead>,
 }
+
+/// A pod with what its cgroup and its network say, where they say anything.
+type PodRead = (Arc<Sandbox>, Option<Reading>, Option<Vec<Interface>>);
 
 impl Cri {
     /// Reads containers.

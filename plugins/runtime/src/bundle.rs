@@ -163,7 +163,8 @@ impl Bundle {
 
     /// The group of tasks that share a shim: a sandbox's id, or the task's own.
     pub fn group(&self) -> String {
-        let read = |name| std::fs::read_to_string(self.path.join(name)).ok().filter(|group| !group.is_empty());
+        let read =
+            |name| std::fs::read_to_string(self.path.join(name)).ok().filter(|group| !group.is_empty());
         read(SANDBOX).or_else(|| read(GROUP)).unwrap_or_else(|| self.id.clone())
     }
 

@@ -80,7 +80,9 @@ impl Inner {
         let read = self
             .launcher
             .pool
-            .start(move || Ok((own.endpoint()?, own.binary()?, own.is_shared(), own.group(), own.open_log()?)))
+            .start(move || {
+                Ok((own.endpoint()?, own.binary()?, own.is_shared(), own.group(), own.open_log()?))
+            })
             .await;
         let (endpoint, binary, shared, group, fifo) = match read {
             Ok(read) => read,

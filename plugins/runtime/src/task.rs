@@ -267,8 +267,10 @@ pub struct Table {
     tasks: Mutex<HashMap<String, HashMap<String, Slot>>>,
     /// Every task that has a shim, also those that nobody can see yet.
     served: Mutex<Vec<Weak<Task>>>,
-    groups: Mutex<HashMap<(String, String), Weak<tokio::sync::Mutex<()>>>>,
+    groups: Mutex<HashMap<(String, String), GroupLock>>,
 }
+
+type GroupLock = Weak<tokio::sync::Mutex<()>>;
 
 /// A place in the table: taken before there is a task, so that nobody else takes it.
 type Slot = Option<Arc<Task>>;

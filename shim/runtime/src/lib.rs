@@ -35,6 +35,6 @@ pub use cgroup::OomEvents;
 pub use container::{Child, Container, Status};
 pub use error::{Error, ErrorKind, Result};
 pub use metrics::Metrics;
+pub use options::{CreateOptions, ExecOptions, OomScore, Stdio};
 pub use spec::IdMapping;
 pub use user_namespace::with_mappings as id_mapped_namespace;
-pub use options::{CreateOptions, ExecOptions, OomScore, Stdio};

@@ -39,7 +39,8 @@ pub fn overlay(options: &Options, maps: &Maps, target: &Path) -> Result<()> {
         true => layers::common_dir(lowers),
         false => Path::new(lowers).parent().and_then(Path::to_str).filter(|base| base.len() > 1),
     };
-    let base = base.ok_or_else(|| Error::invalid("the layers of an overlay with mapped ids have no common directory"))?;
+    let base = base
+        .ok_or_else(|| Error::invalid("the layers of an overlay with mapped ids have no common directory"))?;
     let way = Way::make(target)?;
     attach(copy(Path::new(base), true, maps)?, &way.0)?;
     layers::mount(&through(options, base, &way.0), target)
@@ -187,7 +188,7 @@ mod tests {
         options.extend(map.clone());
         let source = path("one").display().to_string();
         let bind = Mount { kind: "bind".into(), source, target: String::new(), options };
-        mount_all(&[bind.clone()], &path("rootfs")).unwrap();
+        mount_all(std::slice::from_ref(&bind), &path("rootfs")).unwrap();
         assert_eq!(owner("c"), (1007, 2007));
         assert!(fs::write(path("rootfs/x"), "").is_err(), "it is read-only");
         unmount_all(&path("rootfs")).unwrap();

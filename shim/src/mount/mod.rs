@@ -52,7 +52,9 @@ fn mount_one(mount: &Mount, rootfs: &Path) -> Result<()> {
         ("overlay", None) => overlay::mount(&options, &at.path)?,
         ("overlay", Some(maps)) => mapped::overlay(&options, maps, &at.path)?,
         (_, Some(maps)) if options.bind => mapped::bind(&options, maps, Path::new(&mount.source), &at.path)?,
-        (kind, Some(_)) => return Err(Error::unimplemented(format!("id mappings of a mount of type {kind}"))),
+        (kind, Some(_)) => {
+            return Err(Error::unimplemented(format!("id mappings of a mount of type {kind}")));
+        }
         (_, None) => plain(mount, &options, &at.path).map_err(|errno| failed(mount, rootfs, errno))?,
     }
     // A place found before the mount is what the mount now covers.

@@ -15,22 +15,22 @@ const LAYERS: &str = "containerd.io/snapshot/cri.image-layers";
 /// The layers of `manifest` with these annotations added; what a label cannot hold of the list is left out.
 pub fn layers(image: &str, manifest: &Found) -> Vec<Descriptor> {
     let mut layers = manifest.layers.clone();
-    for n in 0..layers.len() {
-        if !media::is_layer(&layers[n].media_type) {
+    for (n, layer) in layers.iter_mut().enumerate() {
+        if !media::is_layer(&layer.media_type) {
             continue;
         }
         let mut list = String::new();
-        for layer in manifest.layers[n..].iter().filter(|l| media::is_layer(&l.media_type)) {
-            if LAYERS.len() + list.len() + 1 + layer.digest.as_str().len() > MAX_LABEL {
+        for above in manifest.layers[n..].iter().filter(|l| media::is_layer(&l.media_type)) {
+            if LAYERS.len() + list.len() + 1 + above.digest.as_str().len() > MAX_LABEL {
                 break;
             }
             if !list.is_empty() {
                 list.push(',');
             }
-            list.push_str(layer.digest.as_str());
+            list.push_str(above.digest.as_str());
         }
-        let own = layers[n].digest.to_string();
-        layers[n].annotations.extend([
+        let own = layer.digest.to_string();
+        layer.annotations.extend([
             (IMAGE.to_owned(), image.to_owned()),
             (MANIFEST.to_owned(), manifest.descriptor.digest.to_string()),
             (LAYER.to_owned(), own),
