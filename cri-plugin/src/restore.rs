@@ -13,7 +13,7 @@ use windlass_network::namespaces::is_namespace;
 
 use crate::cri::Cri;
 use crate::sandbox::{KIND, KIND_SANDBOX, SANDBOXER, host_ipc};
-use crate::state::Sandbox;
+use crate::state::{Reserved, Sandbox};
 use crate::state::record::{self, SandboxPhase, SandboxRecord, SandboxStatus, nanos};
 
 /// Pods that are looked into at the same time.
@@ -49,14 +49,10 @@ impl Cri {
         if record.config.is_none() {
             return Err(Error::data_loss(format!("{what}: the record has no configuration")));
         }
-        let status = match status.phase() {
-            SandboxPhase::Creating => {
-                tracing::info!(pod = %written.id, "clearing away a pod that was never whole");
-                let Some(left) = self.undo_pod(&written.id, &record).await else { return Ok(()) };
-                left
-            }
-            _ => status,
-        };
+        if status.phase() == SandboxPhase::Creating {
+            self.clear_away(Sandbox::new(written.id, record, status)).await;
+            return Ok(());
+        }
         let sandbox = Arc::new(Sandbox::new(written.id, record, status));
         if sandbox.is_ready() {
             if self.has_ended(&sandbox).await {
@@ -72,6 +68,21 @@ impl Cri {
         }
         self.state.sandboxes.restore(sandbox);
         Ok(())
+    }
+
+    /// In the background, since a network plugin may take its time: takes back a pod that was never whole. Whoever asks for
+    /// the same pod again waits for it.
+    async fn clear_away(self: &Arc<Self>, pod: Sandbox) {
+        tracing::info!(pod = %pod.id, "clearing away a pod that was never whole");
+        let reserved = self.state.sandboxes.reserve(&pod.name).await;
+        let cri = self.clone();
+        self.work.spawn(async move {
+            let left = cri.undo_pod(&pod.id, &pod.record).await;
+            if let (Some(left), Reserved::New(reservation)) = (left, reserved) {
+                pod.set_status(left);
+                reservation.fill(Arc::new(pod));
+            }
+        });
     }
 
     /// Whether what a pod stands on is gone: its namespaces by a reboot, its own process by anything.

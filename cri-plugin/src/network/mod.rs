@@ -201,7 +201,7 @@ fn pod(id: &str, netns: &Path, config: &cri::PodSandboxConfig) -> Result<Pod> {
     })
 }
 
-fn capabilities(config: &cri::PodSandboxConfig) -> Result<Capabilities> {
+pub(crate) fn capabilities(config: &cri::PodSandboxConfig) -> Result<Capabilities> {
     let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.clone());
     let dns = config.dns_config.as_ref().map(|dns| DnsServers {
         servers: dns.servers.clone(),

@@ -73,6 +73,8 @@ impl Cri {
     /// What the pod is going to be.
     fn plan(&self, id: &str, config: cri::PodSandboxConfig, handler: String) -> Result<SandboxRecord> {
         user_namespace(&config)?;
+        // Before anything is made: what the plugins refuse for its form they would refuse to take back, too.
+        crate::network::capabilities(&config)?;
         let shared_pid = wanted_namespaces(&config).pid() == cri::NamespaceMode::Pod;
         // Some runtimes mount a plain container's sysfs read-only as a whole, and it is one for all of a network
         // namespace: a privileged pod's own process mounts it first, and writable.
