@@ -108,7 +108,7 @@ for part in $only; do
   case $part in
     descriptors)
       start descriptors
-      ( cd "$here/tests/go" && WINDLASS_ADDRESS=$address go test -count=1 -run TestDescriptors ./... )
+      ( cd "$here/tests/go" && WINDLASS_ADDRESS=$address go test -count=1 ./descriptors/... )
       stop ;;
     ctr)
       start ctr
