@@ -13,8 +13,8 @@ use windlass_network::namespaces::is_namespace;
 
 use crate::cri::Cri;
 use crate::sandbox::{KIND, KIND_SANDBOX, SANDBOXER, host_ipc};
-use crate::state::{Reserved, Sandbox};
 use crate::state::record::{self, SandboxPhase, SandboxRecord, SandboxStatus, nanos};
+use crate::state::{Reserved, Sandbox};
 
 /// Pods that are looked into at the same time.
 const PARALLEL: usize = 32;
