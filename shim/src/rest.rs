@@ -1,4 +1,4 @@
-//! Giving memory back once nothing has been asked for a while: most shims wait for hours.
+//! Giving memory back soon after something was asked: most shims wait for hours, or are probed every few seconds.
 //!
 //! The heap's free pages go back to the kernel, and the pages of program code that only starting a container needs are
 //! unmapped; they come back from the page cache when they are needed again.
@@ -7,16 +7,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
-/// Long enough that a container's start, exec and end do not fall into it.
-const QUIET: Duration = Duration::from_secs(2);
+/// From activity to the trim after it. Long enough that a container's start is over; a probe every second then pays the
+/// page faults of one exec.
+const PAUSE: Duration = Duration::from_secs(1);
 
-/// Trims after every burst of activity.
+/// Trims after activity, also while it goes on.
 pub async fn run(activity: Rc<Notify>) {
     loop {
         activity.notified().await;
-        while timeout(QUIET, activity.notified()).await.is_ok() {}
+        sleep(PAUSE).await;
         trim();
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use prost::{Message, Name};
+use tokio::signal::unix::{SignalKind, signal};
 use windlass_api::services::transfer::{TransferOptions, TransferRequest};
 use windlass_api::transfer::{OciRegistry, Progress, RegistryResolver};
 
@@ -62,6 +63,8 @@ where
     S: Message + Name,
     D: Message + Name,
 {
+    // Once for the whole transfer: a listener made anew for each line misses the interrupt that comes along with one.
+    let mut interrupts = signal(SignalKind::interrupt()).context("handle signals")?;
     let mut progress = Stream::open(client, "progress").await?;
     let options = TransferOptions { progress_stream: progress.id.clone() };
     let request = TransferRequest {
@@ -77,7 +80,7 @@ where
     let result = loop {
         tokio::select! {
             result = &mut transfer => break result,
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupts.recv() => {
                 board.finish();
                 return Err(Interrupted.into());
             }
