@@ -21,6 +21,8 @@ use crate::ttrpc;
 
 /// How long the end waits for the daemon to take the last events.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
+/// How long a shim without a container waits for a client: a daemon that starts anew has looked for its shims by then.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Serves until a client asks for the end or SIGTERM comes.
 pub fn run(request: Request, path: &Path, listener: OwnedFd) -> Result<()> {
@@ -40,7 +42,7 @@ pub fn run(request: Request, path: &Path, listener: OwnedFd) -> Result<()> {
         let path = path.to_owned();
         drop(request);
         let listener = tokio::net::UnixListener::from_std(UnixListener::from(listener)).op("serve socket")?;
-        let server = spawn_local(ttrpc::serve(listener, tasks, stopped.clone()));
+        let server = spawn_local(ttrpc::serve(listener, tasks, stopped.clone(), PATIENCE));
         // The sender lives in the tasks.
         let _ = stopped.wait_for(|stopped| *stopped).await;
         // New starts of the group must not find a shim that is about to end.

@@ -168,12 +168,12 @@ impl Bundle {
         read(SANDBOX).or_else(|| read(GROUP)).unwrap_or_else(|| self.id.clone())
     }
 
-    /// Notes the sandbox whose shim serves this task.
+    /// Notes the sandbox whose owner lent its shim to this task.
     pub fn write_sandbox(&self, sandbox: &str) -> Result<()> {
         self.write(SANDBOX, sandbox.as_bytes())
     }
 
-    /// Whether another bundle's shim serves this task.
+    /// Whether the shim was lent to this task.
     pub fn is_shared(&self) -> bool {
         self.path.join(SANDBOX).exists()
     }

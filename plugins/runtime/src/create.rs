@@ -26,6 +26,7 @@ const RUNC_V2: &str = "io.containerd.runc.v2";
 /// A shim that is there, and how it came to be.
 struct Launched {
     endpoint: Endpoint,
+    /// See [`Task::shared`].
     shared: bool,
     log: std::os::fd::OwnedFd,
 }
@@ -112,6 +113,7 @@ impl Inner {
         let spec = options.spec.as_ref().map(|spec| spec.value.clone());
         let (runtime, sandbox) = (options.runtime.name.clone(), options.sandbox_id.clone());
         if let Some(endpoint) = shared {
+            let lent = !options.address.is_empty();
             let (bundle, answered) = (bundle.clone(), endpoint.clone());
             let (binary, log) = self
                 .launcher
@@ -120,7 +122,11 @@ impl Inner {
                     let binary = launcher.resolve(&runtime)?;
                     bundle.create(spec.as_deref())?;
                     let filled = bundle.write_binary(&binary).and_then(|()| {
-                        bundle.write_sandbox(&sandbox)?;
+                        if lent {
+                            bundle.write_sandbox(&sandbox)?
+                        } else {
+                            bundle.write_group(&sandbox)?
+                        }
                         bundle.write_endpoint(&endpoint)?;
                         bundle.make_work()?;
                         bundle.open_log()
@@ -128,7 +134,7 @@ impl Inner {
                     undo(&bundle, filled.map(|log| (binary, log)))
                 })
                 .await?;
-            return Ok((binary, Launched { endpoint: answered, shared: true, log }));
+            return Ok((binary, Launched { endpoint: answered, shared: lent, log }));
         }
         let params =
             bootstrap::params(&launcher.settings, &bundle.namespace, &bundle.id, options.options.as_ref());

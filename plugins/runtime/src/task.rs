@@ -26,7 +26,7 @@ pub struct Task {
     pub bundle: Bundle,
     /// The shim's binary.
     pub binary: PathBuf,
-    /// Whether the shim is a sandbox's, which ends with the sandbox.
+    /// Whether the shim was lent by whoever named its address, and who ends it. Any other ends with the last of its tasks.
     pub shared: bool,
     /// The tasks that may share a shim: see [`Table::group`].
     pub group: String,

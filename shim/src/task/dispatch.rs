@@ -19,6 +19,11 @@ impl Serve for Tasks {
         method == "Wait"
     }
 
+    /// The daemon may have died between the end of the last container and the shim's own.
+    fn left_alone(&self) {
+        self.shutdown();
+    }
+
     async fn call(self: Rc<Self>, call: Call) -> Option<Result<Vec<u8>>> {
         self.activity.notify_one();
         let Call { service, method, payload } = call;

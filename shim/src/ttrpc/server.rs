@@ -39,14 +39,29 @@ pub trait Serve: 'static {
     fn waits(&self, method: &str) -> bool;
     /// Answers one call. `None`: there is no such method.
     fn call(self: Rc<Self>, call: Call) -> impl Future<Output = Option<Result<Vec<u8>>>>;
+    /// Nobody has been connected for a while.
+    fn left_alone(&self);
 }
 
-/// Accepts until `stop` turns true, then returns; connections end with the process.
-pub async fn serve<S: Serve>(listener: UnixListener, service: Rc<S>, mut stop: watch::Receiver<bool>) {
+/// Accepts until `stop` turns true, then returns; connections end with the process. The service is told each time that
+/// nobody was connected for as long as `patience`.
+pub async fn serve<S: Serve>(
+    listener: UnixListener,
+    service: Rc<S>,
+    mut stop: watch::Receiver<bool>,
+    patience: Duration,
+) {
     let user = rustix::process::geteuid();
+    let gone = Rc::new(Notify::new());
     loop {
+        let alone = Rc::strong_count(&gone) == 1;
         let stream = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
+            () = gone.notified() => continue,
+            () = tokio::time::sleep(patience), if alone => {
+                service.left_alone();
+                continue;
+            }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -71,7 +86,11 @@ pub async fn serve<S: Serve>(listener: UnixListener, service: Rc<S>, mut stop: w
             gone: Cell::new(false),
             in_flight: Cell::new(0),
         });
-        spawn_local(connection.run(read, Rc::clone(&service)));
+        let (service, gone) = (Rc::clone(&service), Rc::clone(&gone));
+        spawn_local(async move {
+            connection.run(read, service).await;
+            gone.notify_one();
+        });
     }
 }
 
@@ -214,5 +233,56 @@ impl Connection {
         self.closed.notify_waiters();
         // A writer that is stuck gives the lock back at once: its peer has closed.
         *self.write.lock().await = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::serve::on_loop;
+
+    struct Nothing(mpsc::UnboundedSender<()>);
+
+    impl Serve for Nothing {
+        fn knows(&self, _: &str) -> bool {
+            false
+        }
+
+        fn waits(&self, _: &str) -> bool {
+            false
+        }
+
+        async fn call(self: Rc<Self>, _: Call) -> Option<Result<Vec<u8>>> {
+            None
+        }
+
+        fn left_alone(&self) {
+            let _ = self.0.send(());
+        }
+    }
+
+    #[test]
+    fn who_has_no_client_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        on_loop(async move {
+            let listener = UnixListener::bind(&path).unwrap();
+            let (told, mut alone) = mpsc::unbounded_channel();
+            let (_stop, stopped) = watch::channel(false);
+            let patience = Duration::from_millis(50);
+            spawn_local(serve(listener, Rc::new(Nothing(told)), stopped, patience));
+            alone.recv().await.unwrap();
+
+            let client = UnixStream::connect(&path).await.unwrap();
+            while alone.try_recv().is_ok() {}
+            timeout(10 * patience, alone.recv()).await.unwrap_err();
+            drop(client);
+            alone.recv().await.unwrap();
+            Ok(())
+        })
+        .unwrap();
     }
 }

@@ -123,6 +123,14 @@ async fn sandbox() {
     }
     end(&manager, "pod").await;
     node.assert_clean().await;
+
+    // The last of them ends the shim, also if it is not the one that the shim was started for.
+    running(&manager, "pod", "").await;
+    manager.create(cx(), "inner", inner).await.unwrap();
+    end(&manager, "pod").await;
+    assert_eq!(node.shims().len(), 1);
+    manager.delete(cx(), "inner", "").await.unwrap();
+    node.assert_clean().await;
 }
 
 async fn names() {
