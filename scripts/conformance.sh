@@ -61,10 +61,15 @@ start() { # start NAME [CONFIG]: a fresh daemon; its socket in $address
   "$bin/windlass" --address "$address" version --wait 10s >/dev/null || { tail -20 "$dir/log" >&2; exit 1; }
 }
 
-start_for_pods() { # start_for_pods NAME: a fresh daemon that runs pods
-  local plugins=${CNI_BIN:-/usr/lib/cni} networks=${CNI_CONF:-$RIG/cni} registries=${CERTS:-$RIG/certs.d} config
+plugins=${CNI_BIN:-/usr/lib/cni} networks=${CNI_CONF:-$RIG/cni} registries=${CERTS:-$RIG/certs.d}
+for_pods() { # what pods need is there
   [ -x "$plugins/bridge" ] || missing "$plugins/bridge" "Install CNI's plugins or set CNI_BIN."
   ls "$networks"/*.conf* >/dev/null 2>&1 || missing "a configuration of CNI in $networks" "Set CNI_CONF."
+}
+
+start_for_pods() { # start_for_pods NAME: a fresh daemon that runs pods
+  local config
+  for_pods
   [ -x "$RIG/bin/crictl" ] || missing "$RIG/bin/crictl" "See the head of scripts/conformance.sh."
   config='version = 3
 [plugins."io.containerd.cri.v1.runtime".cni]
@@ -138,6 +143,12 @@ for part in $only; do
       start_for_pods critest
       critest
       stop ;;
+    nri | scale) # these start, kill and end their daemon themselves
+      for_pods
+      package=$part
+      [ "$part" = scale ] || package=nri/daemon
+      ( cd "$here/tests/go" && DAEMON=$bin/windlassd CNI_BIN=$plugins CNI_CONF=$networks CERTS=$registries \
+        go test -count=1 -timeout 1800s -v "./$package" | grep -v '^=== ' ) ;;
     kubelet) RIG=$RIG BIN=$bin "$here/scripts/kubelet.sh" ;;
     *) missing "part $part" "Parts: descriptors ctr client runc cri crictl critest nri kubelet scale." ;;
   esac
