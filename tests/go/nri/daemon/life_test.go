@@ -101,13 +101,13 @@ func TestInstalled(t *testing.T) {
 		}
 	}
 	external := newPlugin("10-external").join(s)
-	daemon.kill()
+	daemon.Kill()
 	select {
 	case <-external.closed:
 	case <-time.After(patience):
 		s.Fatal("the connection outlives the daemon")
 	}
-	s.ok(daemon.start())
+	s.ok(daemon.Start())
 	again := accept(s)()
 	s.equal("first", again.Event.Name, "Synchronize")
 	s.equal("pods", slices.Contains(again.Pods, pod.id) && slices.Contains(again.Pods, base), true)

@@ -57,7 +57,7 @@ func (p *plugin) join(s *story) *plugin {
 func (p *plugin) joinAs(s *story, self any) {
 	s.Helper()
 	var err error
-	p.stub, err = stub.New(self, stub.WithSocketPath(daemon.socket()), stub.WithPluginIdx(p.name[:2]),
+	p.stub, err = stub.New(self, stub.WithSocketPath(daemon.Dir+"/nri.sock"), stub.WithPluginIdx(p.name[:2]),
 		stub.WithPluginName(p.name[3:]), stub.WithOnClose(func() { close(p.closed) }))
 	s.ok(err)
 	s.ok(p.stub.Start(context.Background()))
