@@ -148,7 +148,7 @@ for part in $only; do
       package=$part
       [ "$part" = scale ] || package=nri/daemon
       ( cd "$here/tests/go" && DAEMON=$bin/windlassd CNI_BIN=$plugins CNI_CONF=$networks CERTS=$registries \
-        go test -count=1 -timeout 1800s -v "./$package" | grep -v '^=== ' ) ;;
+        go test -count=1 -timeout 1800s -v "./$package" | grep --line-buffered -v '^=== ' ) ;;
     kubelet) RIG=$RIG BIN=$bin "$here/scripts/kubelet.sh" ;;
     *) missing "part $part" "Parts: descriptors ctr client runc cri crictl critest nri kubelet scale." ;;
   esac
