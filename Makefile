@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build failpoints run test check nri streaming e2e steps conformance bench install clean
+.PHONY: help deps build failpoints run test check nri streaming e2e steps conformance scale bench install clean
 
 help: ## this text
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -60,6 +60,9 @@ e2e: build ## the end-to-end tests alone
 
 conformance: build ## unmodified Go clients against our daemon (RIG=… names where clients and registries are)
 	@BIN=$(BIN) scripts/conformance.sh
+
+scale: build ## a thousand pods, twenty thousand probes, a daemon killed among a hundred pods: what is left of them (RIG=…)
+	@BIN=$(BIN) ONLY=scale scripts/conformance.sh
 
 bench: build ## windlassd and a stock containerd (CONTAINERD=its socket) in turn: medians and ratios
 	$(CARGO) build --release --locked -p windlass-bench

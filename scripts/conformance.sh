@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
 # Unmodified clients against windlassd: the descriptor comparison, ctr, containerd's own client suite, each of CRI's
-# RPCs through Kubernetes' Go packages, critest, and a kubelet with its pods.
+# RPCs through Kubernetes' Go packages, each of crictl's commands, critest, NRI plugins, and a kubelet with its pods.
 #
 #   RIG       directory whose bin holds ctr, runc, client.test (containerd's integration/client, compiled), crictl and
 #             critest
-#   ONLY      "descriptors", "ctr", "client", "runc", "cri", "critest", "kubelet": these parts alone; "client" and "runc"
-#             are the client suite, on the embedded runtime and on runc; for "kubelet" see scripts/kubelet.sh
+#   ONLY      "descriptors", "ctr", "client", "runc", "cri", "crictl", "critest", "nri", "kubelet": these parts alone;
+#             "client" and "runc" are the client suite, on the embedded runtime and on runc; for "kubelet" see
+#             scripts/kubelet.sh. "scale" is run when it is named only: it takes some minutes
 #   AT_LEAST  client tests that must pass (default 75)
 #   CRITEST_AT_LEAST  specs of critest that must pass (default 106)
 #   CNI_BIN, CNI_CONF, CERTS  for pods: CNI's plugins (default /usr/lib/cni), a folder with its configuration (default
 #             $RIG/cni), and registries' hosts.toml (default $RIG/certs.d, if it is there)
-#   OCI_RUNTIME  what runs the containers of "cri", "critest" and "kubelet": runc, crun, … (default: the shim itself)
+#   OCI_RUNTIME  what runs the containers of the parts that have pods: runc, crun, … (default: the shim itself)
 # A plain HTTP registry with library/busybox:latest is expected on 127.0.0.1:5000 (REGISTRY).
 set -euo pipefail
 bin=$(realpath "${BIN:-target/release}")
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-only=${ONLY:-descriptors ctr client runc cri critest kubelet}
+only=${ONLY:-descriptors ctr client runc cri crictl critest nri kubelet}
 
 missing() { echo "conformance: $1 is missing. $2" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || missing "root" "Containers need it."
@@ -60,10 +61,15 @@ start() { # start NAME [CONFIG]: a fresh daemon; its socket in $address
   "$bin/windlass" --address "$address" version --wait 10s >/dev/null || { tail -20 "$dir/log" >&2; exit 1; }
 }
 
-start_for_pods() { # start_for_pods NAME: a fresh daemon that runs pods
-  local plugins=${CNI_BIN:-/usr/lib/cni} networks=${CNI_CONF:-$RIG/cni} registries=${CERTS:-$RIG/certs.d} config
+plugins=${CNI_BIN:-/usr/lib/cni} networks=${CNI_CONF:-$RIG/cni} registries=${CERTS:-$RIG/certs.d}
+for_pods() { # what pods need is there
   [ -x "$plugins/bridge" ] || missing "$plugins/bridge" "Install CNI's plugins or set CNI_BIN."
   ls "$networks"/*.conf* >/dev/null 2>&1 || missing "a configuration of CNI in $networks" "Set CNI_CONF."
+}
+
+start_for_pods() { # start_for_pods NAME: a fresh daemon that runs pods
+  local config
+  for_pods
   [ -x "$RIG/bin/crictl" ] || missing "$RIG/bin/crictl" "See the head of scripts/conformance.sh."
   config='version = 3
 [plugins."io.containerd.cri.v1.runtime".cni]
@@ -128,12 +134,22 @@ for part in $only; do
       start_for_pods cri
       ( cd "$here/tests/go" && WINDLASS_ADDRESS=$address go test -count=1 -timeout 180s -parallel 6 ./cri/... )
       stop ;;
+    crictl)
+      start_for_pods crictl
+      ( cd "$here/tests/go" && WINDLASS_ADDRESS=$address go test -count=1 -timeout 240s -parallel 4 ./crictl/... )
+      stop ;;
     critest)
       [ -x "$RIG/bin/critest" ] || missing "$RIG/bin/critest" "See the head of scripts/conformance.sh."
       start_for_pods critest
       critest
       stop ;;
+    nri | scale) # these start, kill and end their daemon themselves
+      for_pods
+      package=$part
+      [ "$part" = scale ] || package=nri/daemon
+      ( cd "$here/tests/go" && DAEMON=$bin/windlassd CNI_BIN=$plugins CNI_CONF=$networks CERTS=$registries \
+        go test -count=1 -timeout 1800s -v "./$package" | grep --line-buffered -v '^=== ' ) ;;
     kubelet) RIG=$RIG BIN=$bin "$here/scripts/kubelet.sh" ;;
-    *) missing "part $part" "Parts: descriptors ctr client runc cri critest kubelet." ;;
+    *) missing "part $part" "Parts: descriptors ctr client runc cri crictl critest nri kubelet scale." ;;
   esac
 done

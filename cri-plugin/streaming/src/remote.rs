@@ -71,6 +71,13 @@ impl Job {
         }
     }
 
+    fn tty(&self) -> bool {
+        match self {
+            Self::Exec(exec) => exec.tty,
+            Self::Attach(attach) => attach.tty,
+        }
+    }
+
     fn doing(&self) -> &'static str {
         match self {
             Self::Exec(_) => "executing command in",
@@ -86,8 +93,11 @@ impl Session {
     pub async fn spdy(self, mux: Mux, creation: Duration) {
         let mut ends = Ends::default();
         let wanted = self.job.wanted();
+        // Kubernetes' client opens a stream of sizes with every terminal, and waits for the answer before it looks at
+        // any other: a command that has ended by then would leave it without one.
+        let sized = self.job.tty() && self.version >= Version::V3;
         let opened = tokio::time::timeout(creation, async {
-            while !ends.complete(wanted) {
+            while !ends.complete(wanted, sized) {
                 let Some(incoming) = mux.accept().await else { return false };
                 ends.add(incoming, wanted, &mux);
             }
@@ -131,9 +141,10 @@ impl Session {
 
     async fn perform(self, mux: &Mux, mut ends: Ends) {
         let json = self.version >= Version::V4;
-        let mut sized = ends.resize.is_some();
         let (sizes, resize) = mpsc::channel(SIZES);
-        let mut sizes = Some(sizes);
+        if let Some(stream) = ends.resize.take() {
+            tokio::spawn(pass_sizes(stream, sizes.clone()));
+        }
         let io = Streams {
             stdin: ends.stdin.take().map(|half| Box::new(half) as _),
             stdout: ends.stdout.take().map(|half| Box::new(half) as _),
@@ -143,18 +154,12 @@ impl Session {
         };
         // In a task of its own: a panic of the handler must reach the client as an error.
         let mut work = tokio::spawn(work(self.handler, self.job, io));
+        // Whoever waits for sizes is told when none can come any more.
+        let mut sizes = Some(sizes);
         let outcome = loop {
-            if let (Some(stream), Some(sizes)) = (ends.resize.take(), &sizes) {
-                tokio::spawn(pass_sizes(stream, sizes.clone()));
-            }
             tokio::select! {
                 outcome = &mut work => break outcome,
-                // A stream that comes late: a size, from a client that waits for nothing.
                 incoming = mux.accept(), if sizes.is_some() => match incoming {
-                    Some(incoming) if !sized && incoming.kind() == "resize" => {
-                        sized = true;
-                        ends.add(incoming, [false; 3], mux);
-                    }
                     Some(incoming) => mux.reset(incoming.id, PROTOCOL_ERROR),
                     None => sizes = None,
                 },
@@ -203,9 +208,10 @@ async fn work(handler: Arc<dyn Handler>, job: Job, io: Streams) -> Outcome {
 // === impl Ends ===
 
 impl Ends {
-    /// Whether everything is there that must be. Sizes need not be.
-    fn complete(&self, [stdin, stdout, stderr]: [bool; 3]) -> bool {
+    /// Whether everything is there that must be; sizes may be there without.
+    fn complete(&self, [stdin, stdout, stderr]: [bool; 3], sized: bool) -> bool {
         self.error.is_some()
+            && (self.resize.is_some() || !sized)
             && self.stdin.is_some() == stdin
             && self.stdout.is_some() == stdout
             && self.stderr.is_some() == stderr

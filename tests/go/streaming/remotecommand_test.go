@@ -276,3 +276,20 @@ func (c *cancelling) Write(p []byte) (int, error) {
 	c.cancel()
 	return len(p), nil
 }
+
+// A command that ends at once must not end the connection before the client has all of its streams: the one of sizes is
+// its last, and it waits for that one's answer before it looks at any other.
+func TestQuickCommandOnATerminal(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *server, way transport) {
+		for range 50 {
+			u := s.url("exec", streams{Container: "c", Cmd: []string{"exit", "0"}, TTY: true, Stdin: true, Stdout: true})
+			begun := time.Now()
+			err := s.stream(way, u, remotecommand.StreamOptions{
+				Stdin: strings.NewReader(""), Stdout: io.Discard, Tty: true, TerminalSizeQueue: &sizes{},
+			})
+			if err != nil {
+				t.Fatalf("after %v: %v", time.Since(begun), err)
+			}
+		}
+	})
+}

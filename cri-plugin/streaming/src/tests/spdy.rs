@@ -92,8 +92,19 @@ async fn attaching_moves_bytes_and_tells_errors() {
 }
 
 #[tokio::test]
-async fn sizes_reach_the_command_even_when_their_stream_comes_late() {
+async fn a_command_on_a_terminal_waits_for_the_stream_of_sizes() {
     let daemon = daemon().await;
+    // This one would end before it has come, if it did not wait.
+    let brief = Exec { tty: true, stderr: false, ..exec(&["exit", "3"]) };
+    let mut spdy = Spdy::connect(&daemon.server.exec_url(brief).unwrap(), "v4.channel.k8s.io").await;
+    for kind in ["error", "stdin", "stdout", "resize"] {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let id = spdy.open(&[("streamtype", kind)]).await;
+        assert_eq!(spdy.see().await, Seen::Reply(id));
+    }
+    let (streams, _) = spdy.rest().await;
+    assert!(text(streams.get(&1)).contains("NonZeroExitCode"));
+
     let exec = Exec { tty: true, stderr: false, ..exec(&["sizes", "2"]) };
     let mut spdy = Spdy::connect(&daemon.server.exec_url(exec).unwrap(), "v4.channel.k8s.io").await;
     for kind in ["error", "stdin", "stdout"] {
