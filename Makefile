@@ -33,8 +33,8 @@ run: build ## build, start a private daemon, run a container (IMAGE=… for one 
 
 test: build ## unit, conformance suites and end to end, against daemons under private roots (root needed)
 	@scripts/deps.sh test
-	$(CARGO) test --release --locked --workspace --exclude windlassd --exclude containerd-shim-runc-v2
-	$(CARGO) test --release --locked -p windlassd
+	$(CARGO) test --release --locked --workspace --exclude windlassd --exclude windlass --exclude containerd-shim-runc-v2
+	$(CARGO) test --release --locked -p windlassd -p windlass
 	$(CARGO) test --release --locked -p containerd-shim-runc-v2
 
 check: ## formatting, clippy, tidy rules, dependencies' licences and advisories

@@ -1,21 +1,25 @@
 //! Core's suites through the services: what holds of a store holds of it over the wire.
 
-mod common;
 mod remote;
 
 use std::time::Duration;
 
-use common::Daemon;
 use futures::FutureExt as _;
 use remote::content::Content;
 use remote::records::Records;
 use remote::snapshots::Snapshots;
+use tonic::transport::Channel;
 use windlass_core::namespace::Namespace;
 use windlass_core::{Context, Labels, lease, namespace, testsuite};
+use windlass_tests::Daemon;
+
+async fn channel(daemon: &Daemon) -> Channel {
+    daemon.connect().await.expect("the daemon answers")
+}
 
 /// A namespace, and a lease in it that keeps the collector away from what nothing else refers to.
 async fn with_namespace(daemon: &Daemon, name: &str) -> Context {
-    let records = Records(daemon.connect().await);
+    let records = Records(channel(&daemon).await);
     namespace::Store::create(&records, Namespace { name: name.into(), labels: Labels::new() })
         .await
         .expect("a fresh daemon makes a namespace");
@@ -30,8 +34,8 @@ macro_rules! records {
     ($($name:ident: $suite:ident;)*) => { $(
         #[tokio::test]
         async fn $name() {
-            let daemon = Daemon::start("");
-            testsuite::$suite::run(&Records(daemon.connect().await)).await;
+            let daemon = Daemon::builder().start();
+            testsuite::$suite::run(&Records(channel(&daemon).await)).await;
         }
     )* };
 }
@@ -46,10 +50,10 @@ records! {
 
 #[tokio::test]
 async fn content() {
-    let daemon = Daemon::start("");
+    let daemon = Daemon::builder().start();
     let cx = with_namespace(&daemon, "content").await;
     let env = testsuite::content::Env {
-        store: &Content(daemon.connect().await),
+        store: &Content(channel(&daemon).await),
         cx,
         labels: true,
         pause: &|| tokio::time::sleep(Duration::from_millis(2)).boxed(),
@@ -58,10 +62,10 @@ async fn content() {
 }
 
 async fn snapshots(id: &str, capabilities: &[&str]) {
-    let daemon = Daemon::start("");
+    let daemon = Daemon::builder().start();
     let cx = with_namespace(&daemon, "snapshots").await;
     let capabilities = capabilities.iter().map(|c| (*c).to_owned()).collect();
-    let snapshotter = Snapshots { channel: daemon.connect().await, id: id.into(), capabilities };
+    let snapshotter = Snapshots { channel: channel(&daemon).await, id: id.into(), capabilities };
     testsuite::snapshot::run(&testsuite::snapshot::Env { snapshotter: &snapshotter, cx }).await;
 }
 
