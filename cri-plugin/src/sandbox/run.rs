@@ -83,9 +83,8 @@ impl Cri {
         let runtime = self.handler(&handler)?;
         // Its containers would be refused.
         spec::cgroups_path(runtime.systemd_cgroup(), super::cgroup_parent(&config), id)?;
-        let pause = shared_pid
-            || (privileged && !host_network(&config))
-            || self.config.always_pauses(&runtime);
+        let pause =
+            shared_pid || (privileged && !host_network(&config)) || self.config.always_pauses(&runtime);
         Ok(SandboxRecord {
             created_at: nanos(SystemTime::now()),
             pause,

@@ -105,6 +105,8 @@ impl Scope {
             (if unified { "IOAccounting" } else { "BlockIOAccounting" }, Value::Bool(true)),
             ("TasksAccounting", Value::Bool(true)),
         ];
+        // systemd has a default for units that say nothing; a container that was given no limit has none. The last one counts.
+        all.push(("TasksMax", Value::Number(u64::MAX)));
         all.extend(properties::of(resources, unified)?);
         if !unified {
             all.extend(properties::of_devices(&resources.devices)?);
