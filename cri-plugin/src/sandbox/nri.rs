@@ -50,7 +50,7 @@ impl Cri {
             namespace: metadata.namespace,
             runtime_handler: record.handler.clone(),
             cgroup_parent: cgroup_parent(&config).to_owned(),
-            cgroups_path: self.cgroups_path(id, &config),
+            cgroups_path: self.cgroups_path(id, &record.handler, &config),
             namespaces: held
                 .map(|(path, kind)| Namespace {
                     kind: (*kind).to_owned(),
@@ -67,9 +67,11 @@ impl Cri {
         }
     }
 
-    fn cgroups_path(&self, id: &str, config: &cri::PodSandboxConfig) -> String {
-        let parent = cgroup_parent(config);
-        if parent.is_empty() { format!("/{}/{id}", crate::cri::NAMESPACE) } else { format!("{parent}/{id}") }
+    /// Where the pod's own process is, or would be: in the form that the handler's containers have it.
+    fn cgroups_path(&self, id: &str, handler: &str, config: &cri::PodSandboxConfig) -> String {
+        let systemd = self.handler(handler).is_ok_and(|handler| handler.systemd_cgroup());
+        // A parent that has not the form was refused when the pod was made.
+        crate::spec::cgroups_path(systemd, cgroup_parent(config), id).unwrap_or_default()
     }
 
     fn oci_resources(&self, resources: Option<&cri::LinuxContainerResources>) -> Value {

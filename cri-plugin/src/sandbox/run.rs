@@ -80,9 +80,11 @@ impl Cri {
         // namespace: a privileged pod's own process mounts it first, and writable.
         let privileged =
             config.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|s| s.privileged);
-        let pause = shared_pid
-            || (privileged && !host_network(&config))
-            || self.config.always_pauses(&self.handler(&handler)?);
+        let runtime = self.handler(&handler)?;
+        // Its containers would be refused.
+        spec::cgroups_path(runtime.systemd_cgroup(), super::cgroup_parent(&config), id)?;
+        let pause =
+            shared_pid || (privileged && !host_network(&config)) || self.config.always_pauses(&runtime);
         Ok(SandboxRecord {
             created_at: nanos(SystemTime::now()),
             pause,

@@ -46,7 +46,7 @@ pub use image::Image;
 pub use namespaces::{IdMap, Mappings};
 pub use pause::pause;
 pub use process::exec;
-pub use resources::{resources, resources_status};
+pub use resources::{cgroups_path, resources, resources_status};
 pub use rootfs::{Empty, Rootfs, Tree};
 pub use settings::Settings;
 pub use signal::to_cri as signal_to_cri;

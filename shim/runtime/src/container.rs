@@ -1,7 +1,7 @@
 //! A container from creation to deletion, as its owner sees it.
 
 use crate::caps::Sets;
-use crate::cgroup::{Cgroup, OomEvents};
+use crate::cgroup::{Cgroup, OomEvents, Scope};
 use crate::child::message::{Order, Report, await_report, order};
 use crate::error::{Context, Error, Result};
 use crate::hooks::{self, OciState};
@@ -271,6 +271,10 @@ impl Container {
         if self.ended()? {
             return Err(Error::State("cannot update a stopped container".into()));
         }
+        if let Some(scope) = &self.state.scope {
+            self.state.cgroup.check_update(&resources)?;
+            scope.update(&resources, self.state.cgroup.unified())?;
+        }
         self.state.cgroup.set(&resources, false)
     }
 
@@ -329,6 +333,10 @@ impl Container {
                 Err(e) if e.raw_os_error() != Some(libc::ECHILD) => return Err(e).op("reap process"),
                 _ => {}
             }
+        }
+        // Also this does not hold the end up: an empty scope ends by itself.
+        if let Some(Err(error)) = self.state.scope.as_ref().map(Scope::stop) {
+            self.warnings.push(error.report());
         }
         self.state.cgroup.remove()?;
         match std::fs::remove_dir_all(&self.dir) {

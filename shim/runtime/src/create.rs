@@ -4,7 +4,7 @@
 //! has been made is taken away again in the reverse order if anything fails.
 
 use crate::caps::Sets;
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::{self, Cgroup, Scope};
 use crate::child::init::{self, Init};
 use crate::child::message::{Order, Report, await_report, order, order_grouped};
 use crate::child::{Launch, scheduling};
@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 struct Undo {
     state_dir: Option<PathBuf>,
     cgroup: Option<Cgroup>,
+    scope: Option<Scope>,
     process: Option<OwnedFd>,
 }
 
@@ -41,6 +42,7 @@ impl Drop for Undo {
         }
         if let Some(cgroup) = &self.cgroup {
             let _ = cgroup.kill_and_wait();
+            let _ = self.scope.as_ref().map(Scope::stop);
             let _ = cgroup.remove();
         }
         if let Some(dir) = &self.state_dir {
@@ -144,11 +146,6 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
     if !options.bundle.is_absolute() {
         return Err(Error::Spec(format!("bundle {} is not an absolute path", options.bundle.display())));
     }
-    if options.systemd_cgroup {
-        return Err(Error::Unsupported(
-            "the systemd cgroup driver is not supported by the embedded runtime; use runc for it".into(),
-        ));
-    }
     let mut spec = read_config(&options)?;
     let Some(process) = spec.process.take() else { return Err(Error::Spec("process is missing".into())) };
     check(&spec, &process)?;
@@ -159,19 +156,22 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
         unknown.into_iter().map(|n| format!("capability {n} is unknown and left out")).collect();
     let rootfs = root_directory(&spec, options.bundle)?;
     let namespaces = Namespaces::plan(&spec.linux)?;
-    let cgroup = Cgroup::plan(&spec.linux.cgroups_path, options.id)?;
+    let path = &spec.linux.cgroups_path;
+    let scope = options.systemd_cgroup.then(|| Scope::plan(path, options.id)).transpose()?;
+    let cgroup = Cgroup::plan(path, options.id, scope.as_ref())?;
     let sources = rootfs::open_sources(&spec, options.bundle, namespaces.joined_user())?;
     let mut undo = Undo::default();
     undo.state_dir = Some(state_directory(options.root, options.id)?);
     // Before the groups are among what would be undone: undoing kills what is in them.
     cgroup.check_unused()?;
-    let target = match &cgroup {
-        Cgroup::V2(_) => {
-            undo.cgroup = Some(cgroup.clone());
-            cgroup.create()?;
-            cgroup.clone_target()?
-        }
-        Cgroup::V1(_) => None,
+    // systemd makes a scope only for processes that are there already.
+    let early = cgroup.unified() && scope.is_none();
+    let target = if early {
+        undo.cgroup = Some(cgroup.clone());
+        cgroup.create()?;
+        cgroup.clone_target()?
+    } else {
+        None
     };
     let (channel, theirs) = socket::pair().op("socketpair")?;
     // SAFETY: the crate's contract: the caller is single-threaded.
@@ -211,9 +211,8 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
     drop(sources);
     undo.process = Some(pidfd);
     let pid = adopt(&spec, &namespaces, &channel, &mut undo, pid)?;
-    undo.cgroup = Some(cgroup.clone());
-    if matches!(cgroup, Cgroup::V1(_)) {
-        cgroup.create()?;
+    if !early {
+        make_groups(&cgroup, scope.as_ref(), pid, &spec, &mut undo)?;
     }
     cgroup.set(&spec.linux.resources, true)?;
     // While the child is still root: another user's limits need CAP_SYS_RESOURCE, which a host may lack.
@@ -232,6 +231,7 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
         pid,
         start_time: state::start_time(pid).unwrap_or(0),
         cgroup,
+        scope,
         annotations: std::mem::take(&mut spec.annotations),
         poststop: std::mem::take(&mut spec.hooks.poststop),
     };
@@ -239,9 +239,29 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
     state.save(&dir)?;
     undo.state_dir = None;
     undo.cgroup = None;
+    undo.scope = None;
     let pidfd = undo.process.take();
     let blueprint = Blueprint::new(&spec, process, filter);
     Ok(Container::created(state, dir, pidfd, channel, terminal, warnings, blueprint))
+}
+
+/// Makes the groups for a process that is there.
+fn make_groups(cgroup: &Cgroup, scope: Option<&Scope>, pid: u32, spec: &Spec, undo: &mut Undo) -> Result<()> {
+    if let Some(scope) = scope {
+        // Before that the unit may be another's; if it fails, what there is of it ends with the process.
+        scope.start(pid, &spec.linux.resources, cgroup.unified())?;
+        undo.scope = Some(scope.clone());
+    }
+    undo.cgroup = Some(cgroup.clone());
+    if scope.is_some() && cgroup.unified() && !cgroup.pids()?.contains(&pid) {
+        let path = cgroup.directories().into_iter().next().map(|(_, path)| path).unwrap_or_default();
+        return Err(Error::State(format!(
+            "systemd cgroup driver: systemd has not put process {pid} into {}; it and this process may see different \
+             trees",
+            path.display()
+        )));
+    }
+    cgroup.create()
 }
 
 /// Gets hold of the real first process, and writes its id maps. Gives its number.

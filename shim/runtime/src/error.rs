@@ -1,5 +1,6 @@
 //! The one error type of this crate. `Display` never prints the source; [`Error::report`] gives the whole chain.
 
+use crate::cgroup::BusError;
 use std::io;
 use std::path::PathBuf;
 
@@ -51,6 +52,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// systemd could not be asked, or did not do it.
+    #[error("systemd cgroup driver: {op} {unit}")]
+    Systemd {
+        op: &'static str,
+        unit: String,
+        #[source]
+        source: Box<BusError>,
+    },
     /// The configuration is wrong.
     #[error("invalid configuration: {0}")]
     Spec(String),
@@ -88,6 +97,9 @@ impl Error {
             Error::NotFound(_) | Error::Finished => ErrorKind::NotFound,
             Error::AlreadyExists(_) => ErrorKind::AlreadyExists,
             Error::Timeout(_) => ErrorKind::DeadlineExceeded,
+            Error::Systemd { source, .. } if matches!(**source, BusError::Timeout(_)) => {
+                ErrorKind::DeadlineExceeded
+            }
             Error::Path { source, .. } | Error::Sys { source, .. }
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {

@@ -31,7 +31,7 @@ mod state;
 mod sys;
 mod user_namespace;
 
-pub use cgroup::OomEvents;
+pub use cgroup::{BusError, OomEvents};
 pub use container::{Child, Container, Status};
 pub use error::{Error, ErrorKind, Result};
 pub use metrics::Metrics;

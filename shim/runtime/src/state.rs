@@ -1,6 +1,6 @@
 //! What is kept on disk of a container, so that somebody else can clean up after its creator.
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Scope};
 use crate::error::{Context, Error, Result};
 use crate::spec::Hook;
 use crate::sys::{errno, file};
@@ -23,6 +23,9 @@ pub struct State {
     /// When init started, in ticks since boot: tells it from a later process of the same number.
     pub start_time: u64,
     pub cgroup: Cgroup,
+    /// Where the groups are systemd's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -99,6 +102,7 @@ mod tests {
             pid: 1,
             start_time: 2,
             cgroup: serde_json::from_str(r#"{"v1":[]}"#).unwrap(),
+            scope: None,
             annotations: BTreeMap::new(),
             poststop: vec![],
         };

@@ -192,7 +192,12 @@ impl Embedded {
 }
 
 fn remove(container: &mut oci::Container, force: bool) -> Result<()> {
-    match container.delete(force) {
+    let told = container.warnings().len();
+    let deleted = container.delete(force);
+    for warning in &container.warnings()[told..] {
+        log::warning!("delete {}: {warning}", container.id());
+    }
+    match deleted {
         Ok(()) | Err(oci::Error::NotFound(_)) => Ok(()),
         Err(error) => Err(failed("failed to delete task", &error)),
     }

@@ -110,13 +110,12 @@ impl Rule {
     fn line(&self) -> String {
         let show = |n: Option<u32>| n.map_or("*".to_string(), |n| n.to_string());
         let kind = if self.kind == DeviceKind::Block { 'b' } else { 'c' };
-        let mut text = format!("{kind} {}:{} ", show(self.major), show(self.minor));
-        for (bit, letter) in [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')] {
-            if self.access & bit != 0 {
-                text.push(letter);
-            }
-        }
-        text
+        format!("{kind} {}:{} {}", show(self.major), show(self.minor), self.access_letters())
+    }
+
+    fn access_letters(&self) -> String {
+        let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].into_iter();
+        letters.filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| letter).collect()
     }
 }
 
@@ -172,6 +171,24 @@ impl Exceptions {
 /// True when the rules deny nothing.
 pub fn allows_everything(rules: &[Rule]) -> bool {
     Exceptions::of(rules).is_ok_and(|e| e.default_allow && e.list.is_empty())
+}
+
+/// What is allowed, in systemd's words: a device's path, `char-MAJOR` or `char-*`, and the kinds of access. None: all is,
+/// or all but some, which systemd cannot say.
+pub fn allowed(configured: &[DeviceRule]) -> Result<Option<Vec<(String, String)>>> {
+    let state = Exceptions::of(&rules(configured)?)?;
+    let name = |rule: &Rule| {
+        let kind = if rule.kind == DeviceKind::Block { "block" } else { "char" };
+        match (rule.major, rule.minor) {
+            (Some(major), Some(minor)) => Some(format!("/dev/{kind}/{major}:{minor}")),
+            (Some(major), None) => Some(format!("{kind}-{major}")),
+            (None, None) => Some(format!("{kind}-*")),
+            // A minor number of every major is nothing that systemd knows.
+            (None, Some(_)) => None,
+        }
+    };
+    let list = state.list.iter().filter_map(|rule| Some((name(rule)?, rule.access_letters())));
+    Ok((!state.default_allow).then(|| list.collect()))
 }
 
 pub fn apply_v1(dir: &Dir, configured: &[DeviceRule]) -> Result<()> {

@@ -10,6 +10,7 @@ mod dir;
 mod hierarchies;
 mod oom;
 mod stats;
+mod systemd;
 mod v1;
 mod v1_limits;
 mod v2;
@@ -18,6 +19,7 @@ mod v2_limits;
 pub use devices::check as check_device_rules;
 pub use hierarchies::hierarchies;
 pub use oom::OomEvents;
+pub use systemd::{BusError, Scope};
 
 use crate::error::{Context, Error, Result};
 use crate::metrics::Metrics;
@@ -47,9 +49,9 @@ fn group_path(configured: &str, id: &str) -> PathBuf {
 }
 
 impl Cgroup {
-    /// Where the groups will be; makes nothing yet.
-    pub fn plan(configured: &str, id: &str) -> Result<Cgroup> {
-        let path = group_path(configured, id);
+    /// Where the groups will be, those of a scope of systemd's if there is one; makes nothing yet.
+    pub fn plan(configured: &str, id: &str, scope: Option<&Scope>) -> Result<Cgroup> {
+        let path = scope.map_or_else(|| group_path(configured, id), Scope::path);
         let all = hierarchies()?;
         match (&all.v2, all.v1.is_empty()) {
             (_, false) => Ok(Cgroup::V1(v1::Groups::plan(&all.v1, &path))),
@@ -103,6 +105,19 @@ impl Cgroup {
             Cgroup::V1(groups) => groups.set(resources, devices),
             Cgroup::V2(group) => group.set(resources, devices),
         }
+    }
+
+    /// An error where the limits asked for are to be refused by what is used already.
+    pub fn check_update(&self, resources: &Resources) -> Result<()> {
+        match (self, &resources.memory) {
+            (Cgroup::V2(group), Some(memory)) => v2_limits::check_memory(&group.dir(), memory),
+            // The kernel refuses it by itself.
+            _ => Ok(()),
+        }
+    }
+
+    pub fn unified(&self) -> bool {
+        matches!(self, Cgroup::V2(_))
     }
 
     pub fn freeze(&self, frozen: bool) -> Result<()> {

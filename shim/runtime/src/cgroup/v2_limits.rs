@@ -56,10 +56,15 @@ fn limit_text(value: Option<i64>) -> Option<String> {
     }
 }
 
-fn set_memory(dir: &Dir, memory: &Memory) -> Result<()> {
+pub fn check_memory(dir: &Dir, memory: &Memory) -> Result<()> {
     if memory.check_before_update == Some(true) {
         check_usage(dir.number("memory.current").unwrap_or(0), memory.limit.unwrap_or(0))?;
     }
+    Ok(())
+}
+
+fn set_memory(dir: &Dir, memory: &Memory) -> Result<()> {
+    check_memory(dir, memory)?;
     if memory.disable_oom_killer == Some(true) {
         return Err(Error::Unsupported("disableOOMKiller needs cgroup v1".into()));
     }

@@ -3,7 +3,10 @@
 use super::check;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 /// The largest message; errors are cut to fit.
 pub const MAX_MESSAGE: usize = 16 * 1024;
@@ -110,6 +113,31 @@ pub fn send(socket: impl AsFd, data: &[u8], fds: &[RawFd]) -> io::Result<()> {
 /// Connects to a unix socket by path.
 pub fn connect(path: &str) -> io::Result<OwnedFd> {
     UnixStream::connect(path).map(OwnedFd::from)
+}
+
+/// Connects to a unix stream socket by path. The kernel waits no longer than `limit` where the other side's queue is full,
+/// and says EAGAIN then.
+pub fn connect_within(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0).into() })?;
+    // SAFETY: the kernel has just given us this descriptor.
+    let stream = unsafe { UnixStream::from_raw_fd(fd as RawFd) };
+    stream.set_write_timeout(Some(limit))?;
+    // SAFETY: sockaddr_un is plain data for which zero is valid.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_os_str().as_bytes();
+    // One less: the name ends with a zero.
+    if bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    let size = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is valid for reading the size given.
+    check(unsafe { libc::connect(stream.as_raw_fd(), (&raw const address).cast(), size).into() })?;
+    Ok(stream.into())
 }
 
 #[cfg(test)]
