@@ -106,6 +106,9 @@ pub struct Settings {
     pub limits: Limits,
 }
 
+/// Longest limit that can be set.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).map_err(serde::de::Error::custom)
@@ -118,27 +121,11 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
             "duration {text:?}: write it as 90s, 1m30s or 250ms, more than 0, at most 24h"
         ))
     };
-    let mut seconds = 0f64;
-    let mut rest = text.trim();
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| digits + n);
-        seconds += number
-            * match &rest[digits..unit_end] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                _ => return Err(bad()),
-            };
-        rest = &rest[unit_end..];
-    }
-    if !(seconds > 0.0 && seconds <= 86_400.0) {
+    let given = windlass_core::duration::parse(text.trim()).ok_or_else(bad)?;
+    if given.is_zero() || given > LONGEST {
         return Err(bad());
     }
-    Ok(Duration::from_secs_f64(seconds))
+    Ok(given)
 }
 
 #[cfg(test)]
