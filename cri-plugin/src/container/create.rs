@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use serde_json::{Value, json};
 use windlass_api::cri;
 use windlass_core::mount::Mount;
-use windlass_core::{Any, Error, Labels, Result, container};
+use windlass_core::{Any, Error, Labels, Result, blocking, container};
 
 use super::plan::{Plan, adopt, image_name, mapping};
 use super::volumes::{self, Volume};
@@ -300,10 +300,4 @@ fn blockio(settings: &spec::Settings, made: &mut Value, class: &str) -> Result<(
     })?;
     spec::json::object(made, &["linux", "resources"]).insert("blockIO".into(), limits.clone());
     Ok(())
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::internal("file work ended early").with_source(e))?
 }

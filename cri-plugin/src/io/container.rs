@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
-use windlass_core::{Error, Result, task};
+use windlass_core::{Error, Result, blocking, task};
 
 use super::clients::Seat;
 use super::fifo::{self, at};
@@ -223,12 +222,6 @@ impl ContainerIo {
         let directory = fifo::directory(dir, id)?;
         blocking(move || fifo::remove_directory(&directory)).await
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    spawn_blocking(work)
-        .await
-        .map_err(|error| Error::internal("open a container's streams").with_source(error))?
 }
 
 /// Counts a copying task for as long as it lives, however it ends.

@@ -105,7 +105,7 @@ pub fn default() -> Value {
             "cwd": "/",
             "user": {"uid": 0, "gid": 0},
             "capabilities": {
-                "bounding": caps::DEFAULT, "effective": caps::DEFAULT, "permitted": caps::DEFAULT,
+                "bounding": windlass_core::capability::DEFAULT, "effective": windlass_core::capability::DEFAULT, "permitted": windlass_core::capability::DEFAULT,
             },
         },
         "mounts": mounts::defaults(),

@@ -84,7 +84,7 @@ fn a_plain_container() {
     assert_eq!(spec["process"]["oomScoreAdj"], -998);
     assert_eq!(spec["process"]["env"], json!([process::PATH, "HOSTNAME=pod-host"]));
     assert_eq!(spec["process"]["user"], json!({"uid": 0, "gid": 0, "additionalGids": [0]}));
-    assert_eq!(spec["process"]["capabilities"]["bounding"], json!(caps::DEFAULT));
+    assert_eq!(spec["process"]["capabilities"]["bounding"], json!(windlass_core::capability::DEFAULT));
     assert_eq!(spec["root"], json!({"path": "rootfs"}));
     assert_eq!(spec["linux"]["cgroupsPath"], "/kubepods/pod1/id");
     assert_eq!(spec["linux"]["maskedPaths"], json!([]));
