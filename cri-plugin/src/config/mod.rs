@@ -142,31 +142,11 @@ impl Config {
 
 /// A duration in Go's notation, `1m30s`; empty is none. *Invalid argument*.
 pub fn duration(text: &str) -> Result<Duration> {
-    if matches!(text, "" | "0") {
+    if text.is_empty() {
         return Ok(Duration::ZERO);
     }
-    let bad = || Error::invalid(format!("{text:?} is not a duration like \"1m30s\""));
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
-        let after = &rest[digits..];
-        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let unit = match &after[..end] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(bad()),
-        };
-        let part = Duration::try_from_secs_f64(number * unit).map_err(|_| bad())?;
-        total = total.checked_add(part).ok_or_else(bad)?;
-        rest = &after[end..];
-    }
-    Ok(total)
+    windlass_core::duration::parse(text)
+        .ok_or_else(|| Error::invalid(format!("{text:?} is not a duration like \"1m30s\"")))
 }
 
 #[cfg(test)]
@@ -182,6 +162,8 @@ mod tests {
         assert!(!config.always_pauses(&handler));
         assert!(config.handler("nowhere").is_err_and(|e| e.message().contains("nowhere")));
         assert_eq!(config.drain_timeout(), None);
+        let limits = config.cni.limits().expect("there are limits");
+        assert_eq!((limits.exec, limits.status), (Duration::from_secs(60), Duration::from_secs(10)));
     }
 
     #[test]
@@ -217,6 +199,9 @@ mod tests {
             ("drain_exec_sync_io_timeout = \"soon\"", "drain_exec_sync_io_timeout"),
             ("[containerd]\ndefault_runtime_name = \"x\"", "default_runtime_name"),
             ("[cni]\nip_pref = \"x\"", "ip_pref"),
+            ("[cni]\nexec_timeout = \"soon\"", "cni.exec_timeout"),
+            ("[cni]\nexec_timeout = \"0s\"", "cni.exec_timeout"),
+            ("[cni]\nstatus_timeout = \"\"", "cni.status_timeout"),
             ("unset_seccomp_profile = \"x\"", "unset_seccomp_profile"),
         ] {
             let error = toml::from_str::<Config>(text)

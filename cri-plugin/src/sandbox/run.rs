@@ -58,12 +58,15 @@ impl Cri {
                 self.tell_pod(&sandbox, cri::ContainerEventType::ContainerStartedEvent).await;
                 self.watch_pause(&sandbox);
                 tracing::info!(pod = %id, name = %sandbox.name, elapsed = ?begun.elapsed(), "pod runs");
+                // Plugins work: what they would not give back before, they may now.
+                self.collect_network();
                 Ok(id)
             }
             Err(error) => {
                 if let Some(left) = self.undo_pod(&id, &record).await {
                     // What could not be undone stays visible as a pod that is not ready: it can be stopped and removed.
-                    reservation.fill(Arc::new(Sandbox::new(id, record, left)));
+                    // It does not stand in the way of the same pod's next try.
+                    reservation.give_up(Arc::new(Sandbox::new(id, record, left)));
                 }
                 Err(error.context("run pod"))
             }
