@@ -27,6 +27,9 @@ use crate::spec;
 /// Largest base specification of a runtime handler.
 const MAX_SPEC: u64 = 4 << 20;
 
+/// The differ that checkpoints are made with.
+const DIFFER: &str = "walking";
+
 /// Plugins of type `io.containerd.cri.v1`.
 struct CriKind;
 
@@ -82,6 +85,7 @@ impl Plugin for RuntimePlugin {
         kinds::Event::NAME,
         kinds::Snapshot::NAME,
         kinds::Runtime::NAME,
+        kinds::Differ::NAME,
         kinds::Nri::NAME,
     ];
 
@@ -113,6 +117,7 @@ impl Plugin for RuntimePlugin {
             settings: settings(&config)?,
             users: Default::default(),
             networks: wait(Networks::new(&config, &root.join("cni")))?,
+            differ: ctx.get::<kinds::Differ>(DIFFER).ok(),
             nri: ctx.single::<kinds::Nri>().ok(),
             events: Default::default(),
             figures: Default::default(),
