@@ -89,6 +89,14 @@ pub const FILE: Shape = Table(&[
     Key("proxy_plugins", Map(&Table(PROXY))),
 ]);
 
+/// Names in `timeouts` that have a meaning: the plugin of shims takes them as its own limits.
+pub const TIMEOUTS: &[&str] = &[
+    "io.containerd.timeout.shim.cleanup",
+    "io.containerd.timeout.shim.load",
+    "io.containerd.timeout.shim.shutdown",
+    "io.containerd.timeout.task.state",
+];
+
 /// The plugins that are the daemon's own listeners, by URI.
 pub const SERVERS: &[(&str, Shape)] = &[
     (
