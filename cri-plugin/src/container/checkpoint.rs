@@ -40,11 +40,7 @@ impl Cri {
         let failed = |error: Error| error.context(format!("checkpoint container {}", container.id));
         self.can_checkpoint(&container).await.map_err(failed)?;
         let (cri, of) = (self.clone(), container.clone());
-        let work = async move {
-            let _lock = of.lock.lock().await;
-            cri.running(&of.id)?;
-            cri.checkpoint(&of, &request.location).await
-        };
+        let work = async move { cri.checkpoint(&of, &request.location).await };
         self.finish(work).await.map_err(failed)?;
         Ok(cri::CheckpointContainerResponse {})
     }
@@ -65,16 +61,22 @@ impl Cri {
         criu::check().await
     }
 
-    /// All steps, for who holds the container's lock.
+    /// All steps. The container's lock is held while it is dumped, and not while the archive is written.
     async fn checkpoint(&self, container: &Container, location: &str) -> Result<()> {
         let location = Location::new(location)?;
-        let dir = Directory::new(self.container_dir(&container.id).join("checkpoint")).await?;
-        let record = self.database.containers().get(&self.cx, &container.id).await?;
         let lease = new_id()?;
+        let dir =
+            Directory::new(self.container_dir(&container.id).join(format!("checkpoint-{lease}"))).await?;
+        let record = self.database.containers().get(&self.cx, &container.id).await?;
         let expires = Labels::from([(lease::LABEL_EXPIRE.to_owned(), stamp(SystemTime::now() + LEASE))]);
         self.database.leases().create(&self.cx, &lease, expires).await?;
         let cx = self.cx.clone().with_lease(&lease);
-        let dumped = self.dump(&cx, container, &record, &dir.0).await;
+        let dumped = async {
+            let _lock = container.lock.lock().await;
+            self.running(&container.id)?;
+            self.dump(&cx, container, &record, &dir.0).await
+        };
+        let dumped = dumped.await;
         if let Err(error) = self.database.leases().delete(&self.cx, &lease).await {
             tracing::warn!(lease, error = %error.chain(), "the lease of a checkpoint stays until it expires");
         }
@@ -228,34 +230,26 @@ fn stamp(at: SystemTime) -> String {
         .unwrap_or_else(|_| "1970-01-01T00:00:00Z".into())
 }
 
-/// Where a checkpoint is made; removed when dropped. One that a killed daemon left is replaced, or goes with its container.
+/// Where a checkpoint is made; removed when dropped. One that a killed daemon left goes with its container.
 struct Directory(PathBuf);
 
 impl Directory {
     async fn new(path: PathBuf) -> Result<Self> {
-        let dir = Self(path.clone());
+        let dir = path.clone();
         blocking(move || {
-            remove(&path).map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-            made.map_err(|e| Error::io(format!("make {}", path.display()), e))
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.map_err(|e| Error::io(format!("make {}", dir.display()), e))
         })
         .await?;
-        Ok(dir)
+        Ok(Self(path))
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.0) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
             tracing::warn!(directory = %self.0.display(), %error, "a checkpoint's directory stays");
         }
-    }
-}
-
-fn remove(dir: &Path) -> std::io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        done => done,
     }
 }
 
@@ -398,7 +392,8 @@ mod tests {
     }
 
     async fn nothing_is_left(stack: &Stack, container: &Container) {
-        assert!(!stack.cri.container_dir(&container.id).join("checkpoint").exists());
+        let mut left = fs::read_dir(stack.cri.container_dir(&container.id)).unwrap();
+        assert!(left.next().is_none());
         let leases = stack.db.leases().list(&stack.cri.cx, &windlass_core::Filters::default()).await;
         assert_eq!(leases.unwrap(), []);
     }
