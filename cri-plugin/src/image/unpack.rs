@@ -39,19 +39,6 @@ impl Images {
         self.snapshot(cx, key, image, snapshotter, labels, Access::Active).await
     }
 
-    /// Like [`Images::prepare_rootfs`], read-only.
-    #[cfg(test)]
-    pub async fn mount_view(
-        &self,
-        cx: &Context,
-        key: &str,
-        image: &Image,
-        snapshotter: Option<&str>,
-        labels: Labels,
-    ) -> Result<Vec<Mount>> {
-        self.snapshot(cx, key, image, snapshotter, labels, Access::View).await
-    }
-
     pub(super) async fn snapshot(
         &self,
         cx: &Context,

@@ -215,13 +215,6 @@ impl ContainerIo {
     pub(super) fn attached(&self) -> usize {
         self.stdout.clients.count() + self.stderr.as_ref().map_or(0, |stream| stream.clients.count())
     }
-
-    /// Removes the directory of the container's streams, those of its execs too. That there is none is no error.
-    #[cfg(test)]
-    pub async fn remove(dir: &Path, id: &str) -> Result<()> {
-        let directory = fifo::directory(dir, id)?;
-        blocking(move || fifo::remove_directory(&directory)).await
-    }
 }
 
 /// Counts a copying task for as long as it lives, however it ends.

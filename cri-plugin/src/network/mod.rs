@@ -118,8 +118,9 @@ impl Networks {
         id: &str,
         netns: &Path,
         config: &cri::PodSandboxConfig,
+        capabilities: Capabilities,
     ) -> Result<Connected> {
-        let pod = pod(id, netns, config)?;
+        let pod = pod(id, netns, config, capabilities);
         let outcome = self.of(handler).attach(pod).await.map_err(told)?;
         let ips: Vec<String> = outcome.primary_ips(self.preference).iter().map(ToString::to_string).collect();
         if ips.is_empty() {
@@ -138,7 +139,7 @@ impl Networks {
         config: Option<&cri::PodSandboxConfig>,
     ) -> Result<()> {
         let config = config.ok_or_else(|| Error::data_loss(format!("pod {id} has no configuration")))?;
-        let pod = pod(id, netns.unwrap_or(Path::new("")), config)?;
+        let pod = pod(id, netns.unwrap_or(Path::new("")), config, capabilities(config)?);
         self.of(handler).detach(pod).await.map_err(told)
     }
 
@@ -177,9 +178,10 @@ impl Cri {
         id: &str,
         record: &SandboxRecord,
         config: &cri::PodSandboxConfig,
+        capabilities: Capabilities,
     ) -> Result<Connected> {
         let path = self.namespaces_dir(id).join("net");
-        let connected = self.networks.setup(&record.handler, id, &path, config).await;
+        let connected = self.networks.setup(&record.handler, id, &path, config, capabilities).await;
         connected.map_err(|error| error.context("set up the network"))
     }
 
@@ -211,17 +213,17 @@ impl Cri {
 }
 
 /// A pod as plugins know it.
-fn pod(id: &str, netns: &Path, config: &cri::PodSandboxConfig) -> Result<Pod> {
+fn pod(id: &str, netns: &Path, config: &cri::PodSandboxConfig, capabilities: Capabilities) -> Pod {
     let metadata = config.metadata.clone().unwrap_or_default();
-    Ok(Pod {
+    Pod {
         id: id.to_owned(),
         netns: netns.to_owned(),
         namespace: metadata.namespace,
         name: metadata.name,
         uid: metadata.uid,
         args: Vec::new(),
-        capabilities: capabilities(config)?,
-    })
+        capabilities,
+    }
 }
 
 pub(crate) fn capabilities(config: &cri::PodSandboxConfig) -> Result<Capabilities> {
