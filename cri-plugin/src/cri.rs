@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Cri {
     /// On whose behalf everything is done: namespace [`NAMESPACE`], no lease.
     pub cx: Context,
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Lasts: `containers/<id>` lies here.
     pub root: PathBuf,
     /// Gone after a reboot: `sandboxes/<id>`, `ns/<id>` and `io/<id>` lie here.

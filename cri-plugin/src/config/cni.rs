@@ -17,6 +17,7 @@ pub struct Cni {
     pub setup_serially: bool,
     pub conf_template: String,
     pub ip_pref: String,
+    /// It always is, so that nothing is done with it.
     pub use_internal_loopback: bool,
     /// Ours. The time that one plugin has for ADD, DEL, CHECK or GC, in Go's notation; never without a limit.
     pub exec_timeout: String,

@@ -43,6 +43,7 @@ pub struct Config {
     pub disable_hugetlb_controller: bool,
     pub device_ownership_from_security_context: bool,
     pub ignore_image_defined_volumes: bool,
+    /// They always are, so that nothing is done with it.
     pub netns_mounts_under_state_dir: bool,
     pub enable_unprivileged_ports: bool,
     pub enable_unprivileged_icmp: bool,
@@ -112,6 +113,28 @@ impl Config {
                 "unset_seccomp_profile: {other:?} is none of unconfined, runtime/default, localhost/<path>"
             ))),
         }
+    }
+
+    /// Logs what has no effect here.
+    pub fn warn(&self) {
+        for (key, why) in self.ineffective() {
+            tracing::warn!("{key} has no effect: {why}");
+        }
+    }
+
+    /// Keys that are set and do nothing, and why.
+    fn ineffective(&self) -> Vec<(&'static str, &'static str)> {
+        let mut found = Vec::new();
+        if self.enable_experimental_restore_via_create {
+            found.push((
+                "enable_experimental_restore_via_create",
+                "containers are not restored from checkpoints here",
+            ));
+        }
+        if !self.ignore_deprecation_warnings.is_empty() {
+            found.push(("ignore_deprecation_warnings", "there are no such warnings here"));
+        }
+        found
     }
 
     /// The runtime handler of a name, the default one for an empty name. *Invalid argument* for an unknown one.
@@ -191,6 +214,17 @@ mod tests {
         assert_eq!(config.drain_timeout(), Some(Duration::from_secs(90)));
         // As containerd has it, a table of runtimes does not take the default one away.
         assert!(config.handler("runc").is_ok());
+    }
+
+    #[test]
+    fn keys_without_effect_are_named() {
+        assert_eq!(Config::default().ineffective(), []);
+        let config: Config = toml::from_str(
+            "enable_experimental_restore_via_create = true\nignore_deprecation_warnings = ['x']",
+        )
+        .expect("the table is well formed");
+        let keys: Vec<_> = config.ineffective().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["enable_experimental_restore_via_create", "ignore_deprecation_warnings"]);
     }
 
     #[test]

@@ -58,8 +58,8 @@ impl Host {
                 && read("/proc/sys/user/max_user_namespaces").trim().parse().unwrap_or(0_u64) > 0,
             hugetlb: hugetlb(cgroup_v2),
             capabilities: field(&status, "CapEff").map(capabilities).unwrap_or_default(),
-            rro_mounts: recent,
-            idmap_mounts: recent,
+            rro_mounts: recent && sets_mounts(),
+            idmap_mounts: recent && sets_mounts(),
             hostname: read("/proc/sys/kernel/hostname").trim().to_owned(),
         }
     }
@@ -69,6 +69,16 @@ impl Host {
         let lowest = if restrict { self.oom_score_adj } else { self.min_oom_score_adj };
         asked.max(lowest).clamp(-1000, 1000)
     }
+}
+
+/// Whether `mount_setattr` can be called: a filter of system calls may keep a recent kernel from it.
+fn sets_mounts() -> bool {
+    // SAFETY: neither pointer is followed: the size of nought is refused before anything is read.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, -1, c"".as_ptr(), 0, std::ptr::null::<u8>(), 0_usize)
+    };
+    let error = std::io::Error::last_os_error().raw_os_error();
+    answer == 0 || !matches!(error, Some(libc::ENOSYS | libc::EPERM))
 }
 
 /// Empty where there is nothing to read: a feature that the kernel does not tell of is one that it does not have.

@@ -208,7 +208,7 @@ async fn plugin(
         address: Default::default(),
         handlers: Default::default(),
         pause_program: Default::default(),
-        config,
+        config: Arc::new(config),
     })
 }
 

@@ -98,7 +98,7 @@ fn of(kind: ProfileType, file: &str) -> cri::SecurityProfile {
 #[test]
 fn which_profile_it_is() {
     let host = Host { seccomp: true, ..Host::default() };
-    let unset = Settings { unset_seccomp_profile: "runtime/default".into(), ..Settings::default() };
+    let unset = Settings::with(|config, _| config.unset_seccomp_profile = "runtime/default".into());
     let plain = Settings::default();
     let run = |settings: &Settings, asked: Option<cri::SecurityProfile>, older: &str, privileged| {
         profile(&host, settings, asked.as_ref(), older, privileged, &[]).map(|p| p.is_some())
