@@ -1,23 +1,7 @@
 //! The OCI specification of the containers that are timed: what a client would make by default.
 
 use serde_json::{Value, json};
-
-const CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
+use windlass_core::capability::DEFAULT;
 
 /// The process part.
 pub fn process(args: &[&str]) -> Value {
@@ -26,7 +10,7 @@ pub fn process(args: &[&str]) -> Value {
         "args": args,
         "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
         "cwd": "/",
-        "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
+        "capabilities": {"bounding": DEFAULT, "effective": DEFAULT, "permitted": DEFAULT},
         "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
         "noNewPrivileges": true,
     })

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 use windlass_api::cri;
-use windlass_core::{Context, Error, Result, container, event, metadata, nri, task};
+use windlass_core::{Context, Error, Result, container, diff, event, metadata, nri, task};
 
 use crate::config::{Config, Handler};
 use crate::container::Users;
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Cri {
     /// On whose behalf everything is done: namespace [`NAMESPACE`], no lease.
     pub cx: Context,
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Lasts: `containers/<id>` lies here.
     pub root: PathBuf,
     /// Gone after a reboot: `sandboxes/<id>`, `ns/<id>` and `io/<id>` lie here.
@@ -48,6 +48,8 @@ pub struct Cri {
     /// What specifications are made with, by runtime handler.
     pub settings: BTreeMap<String, spec::Settings>,
     pub networks: Networks,
+    /// What finds out what a container changed; `None` where there is no such plugin.
+    pub differ: Option<Arc<dyn diff::Differ>>,
     /// `None` where there is no such plugin.
     pub nri: Option<Arc<dyn nri::Nri>>,
     /// Whom images know.

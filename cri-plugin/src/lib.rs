@@ -5,7 +5,8 @@
 //! - `state`: what is known of pods and containers, in memory and in the records.
 //! - `sandbox`, `container`: their lives, one file per step. `restore`: both after a restart.
 //! - `network`: what pods say to network plugins. `node`: what is said of the machine.
-//! - `spec`: the OCI runtime specification of a container. `io`: its streams and logs. `image`: images.
+//! - `spec`: the OCI runtime specification of a container. `io`: its streams and logs. `image`: images. `tar`: archives
+//!   written.
 //! - `stats`, `events`: figures, and what happened.
 
 mod config;
@@ -23,6 +24,7 @@ mod service;
 mod spec;
 mod state;
 mod stats;
+mod tar;
 
 /// A named step: a test may stop, fail or kill the process here.
 macro_rules! step {

@@ -27,6 +27,12 @@ use crate::spec;
 /// Largest base specification of a runtime handler.
 const MAX_SPEC: u64 = 4 << 20;
 
+/// Export that keeps services off the daemon's TCP listener.
+const NOT_OVER_TCP: &str = "not-over-tcp";
+
+/// The differ that checkpoints are made with.
+const DIFFER: &str = "walking";
+
 /// Plugins of type `io.containerd.cri.v1`.
 struct CriKind;
 
@@ -82,6 +88,7 @@ impl Plugin for RuntimePlugin {
         kinds::Event::NAME,
         kinds::Snapshot::NAME,
         kinds::Runtime::NAME,
+        kinds::Differ::NAME,
         kinds::Nri::NAME,
     ];
 
@@ -92,8 +99,9 @@ impl Plugin for RuntimePlugin {
     }
 
     fn init(ctx: &InitContext) -> Result<Arc<Part>> {
-        let config: Config = ctx.config()?;
+        let config: Arc<Config> = Arc::new(ctx.config()?);
         config.validate()?;
+        config.warn();
         let Part::Images(images) = &*part(ctx, ImagesPlugin::ID)? else {
             return Err(Error::internal("the plugin of images is of another kind"));
         };
@@ -113,6 +121,7 @@ impl Plugin for RuntimePlugin {
             settings: settings(&config)?,
             users: Default::default(),
             networks: wait(Networks::new(&config, &root.join("cni")))?,
+            differ: ctx.get::<kinds::Differ>(DIFFER).ok(),
             nri: ctx.single::<kinds::Nri>().ok(),
             events: Default::default(),
             figures: Default::default(),
@@ -175,6 +184,9 @@ impl Plugin for CriPlugin {
     fn init(ctx: &InitContext) -> Result<Arc<dyn GrpcService>> {
         let config: Server = ctx.config()?;
         config.validate()?;
+        if config.disable_tcp_service {
+            ctx.export(NOT_OVER_TCP, "true");
+        }
         let Part::Images(images) = &*part(ctx, ImagesPlugin::ID)? else {
             return Err(Error::internal("the plugin of images is of another kind"));
         };
@@ -256,35 +268,13 @@ fn make(dir: &Path) -> Result<()> {
 }
 
 /// What specifications are made with, by handler.
-fn settings(config: &Config) -> Result<BTreeMap<String, spec::Settings>> {
+fn settings(config: &Arc<Config>) -> Result<BTreeMap<String, spec::Settings>> {
     let each = config.containerd.runtimes.iter().map(|(name, runtime)| {
         let made = spec::Settings {
-            device_ownership_from_security_context: config.device_ownership_from_security_context,
-            disable_apparmor: config.disable_apparmor,
-            restrict_oom_score_adj: config.restrict_oom_score_adj,
-            disable_hugetlb_controller: config.disable_hugetlb_controller,
-            tolerate_missing_hugetlb_controller: config.tolerate_missing_hugetlb_controller,
-            ignore_image_defined_volumes: config.ignore_image_defined_volumes,
-            disable_proc_mount: config.disable_proc_mount,
-            unset_seccomp_profile: config.unset_seccomp_profile.clone(),
-            enable_unprivileged_ports: config.enable_unprivileged_ports,
-            enable_unprivileged_icmp: config.enable_unprivileged_icmp,
-            enable_selinux: config.enable_selinux,
-            selinux_category_range: config.selinux_category_range,
-            enable_cdi: config.enable_cdi,
-            cdi_spec_dirs: config.cdi_spec_dirs.iter().map(Into::into).collect(),
-            ignore_blockio_not_enabled_errors: config.containerd.ignore_blockio_not_enabled_errors,
-            ignore_rdt_not_enabled_errors: config.containerd.ignore_rdt_not_enabled_errors,
-            systemd_cgroup: config.handler(name)?.systemd_cgroup(),
-            privileged_without_host_devices: runtime.privileged_without_host_devices,
-            privileged_without_host_devices_all_devices_allowed: runtime
-                .privileged_without_host_devices_all_devices_allowed,
-            cgroup_writable: runtime.cgroup_writable,
-            pod_annotations: runtime.pod_annotations.clone(),
-            container_annotations: runtime.container_annotations.clone(),
+            config: config.clone(),
+            runtime: runtime.clone(),
             base_runtime_spec: base_spec(&runtime.base_runtime_spec)
                 .map_err(|error| error.context(format!("containerd.runtimes.{name}.base_runtime_spec")))?,
-            ..spec::Settings::default()
         };
         Ok((name.clone(), made))
     });

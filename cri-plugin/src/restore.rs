@@ -66,7 +66,11 @@ impl Cri {
                 self.watch_pause(&sandbox);
             }
         }
-        self.state.sandboxes.restore(sandbox);
+        if sandbox.was_ready() {
+            self.state.sandboxes.restore(sandbox);
+        } else {
+            self.state.sandboxes.restore_nameless(sandbox);
+        }
         Ok(())
     }
 
@@ -80,7 +84,7 @@ impl Cri {
             let left = cri.undo_pod(&pod.id, &pod.record).await;
             if let (Some(left), Reserved::New(reservation)) = (left, reserved) {
                 pod.set_status(left);
-                reservation.fill(Arc::new(pod));
+                reservation.give_up(Arc::new(pod));
             }
         });
     }

@@ -9,13 +9,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use windlass_api::kinds::{GrpcKind, TtrpcKind};
 use windlass_api::reflection::Reflection;
-use windlass_core::registry::{Graph, Options, Registration};
+use windlass_core::registry::{Graph, Kind as _, Options, Registration};
 
 use crate::config::{Endpoint, Settings};
 use crate::metrics::Metrics;
 use crate::server::{Admission, Door, grpc, http, tls, ttrpc};
 use crate::{dirs, process, socket, systemd};
 
+/// Export of a gRPC plugin that is not to be served over TCP.
+const NOT_OVER_TCP: &str = "not-over-tcp";
 /// Threads that run asynchronous code. More would only hold memory: blocking work has a pool of its own.
 const WORKERS: (usize, usize) = (2, 4);
 /// Threads of that pool at most, and how long one without work stays.
@@ -94,7 +96,7 @@ async fn serve(settings: Settings, registrations: Vec<&'static Registration>, be
     };
     let metrics = (!settings.metrics.is_empty() || !settings.debug.is_empty())
         .then(|| Metrics::new(settings.histogram));
-    let server = grpc::Server::new(routes(&graph), metrics.clone());
+    let server = grpc::Server::new(routes(&graph, |_| true), metrics.clone());
     let admission = |endpoint: &Endpoint| match socket::shared(endpoint) {
         true => Admission::ByMode,
         false => Admission::Owner { uid: endpoint.uid.unwrap_or_default() },
@@ -107,7 +109,9 @@ async fn serve(settings: Settings, registrations: Vec<&'static Registration>, be
     if let Some(tcp) = &settings.tcp {
         let listener = tokio::net::TcpListener::bind(&tcp.address).await;
         let listener = listener.with_context(|| format!("listen on {}", tcp.address))?;
-        tokio::spawn(server.clone().tcp(listener, tls));
+        let mut reachable = server.clone();
+        reachable.routes = routes(&graph, over_tcp(&graph)).prepare();
+        tokio::spawn(reachable.tcp(listener, tls));
     }
     let ended = CancellationToken::new();
     endpoints(&settings, &graph, metrics, begun, &ended).await?;
@@ -159,11 +163,21 @@ fn options(settings: &Settings) -> Options {
     }
 }
 
-/// Every gRPC plugin there is, and the descriptors of all of them.
-fn routes(graph: &Graph) -> tonic::service::Routes {
+/// Which gRPC plugins are served over TCP, by id: all but those that export that they are not.
+fn over_tcp(graph: &Graph) -> impl Fn(&str) -> bool + use<> {
+    let outcomes = graph.report().outcomes().into_iter();
+    let kept: Vec<String> = outcomes
+        .filter(|o| o.kind == GrpcKind::NAME && o.meta.exports.get(NOT_OVER_TCP).is_some_and(|v| v == "true"))
+        .map(|o| o.id.to_owned())
+        .collect();
+    move |id| !kept.iter().any(|other| other == id)
+}
+
+/// The gRPC plugins that are `wanted` by their ids, and the descriptors of all of them.
+fn routes(graph: &Graph, wanted: impl Fn(&str) -> bool) -> tonic::service::Routes {
     let mut routes = tonic::service::Routes::builder();
     let mut names = Vec::new();
-    for (_, service) in graph.all::<GrpcKind>() {
+    for (_, service) in graph.all::<GrpcKind>().into_iter().filter(|(id, _)| wanted(id)) {
         names.extend(service.names().into_iter().map(str::to_owned));
         service.add(&mut routes);
     }

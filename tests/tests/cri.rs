@@ -1,9 +1,11 @@
 //! Kubernetes' pods: whole lives, deaths of the daemon and of shims, networks that fail; nothing is lost or left over.
 
+use std::time::{Duration, Instant};
+
 use tonic::Code;
 use windlass_api::cri::{ContainerEventType, ContainerState, NamespaceMode, PodSandboxConfig};
-use windlass_tests::VOLUME;
 use windlass_tests::cri::{COMPLAINT, Mode, Node, Process, log, pod, script};
+use windlass_tests::{Daemon, VOLUME};
 
 /// Ends at once when asked to.
 const IDLE: &str = "trap 'exit 5' TERM; sleep 1000 & wait";
@@ -196,13 +198,10 @@ fn a_network_that_fails_leaves_nothing_of_its_pod() {
     node.plugin.uninstall();
     let error = node.run_pod(&web).expect_err("there is no plugin");
     assert!(error.message().contains("windlass-fake"), "{error}");
-    // Who cannot be asked to take the network down may hold something: the pod stays to be stopped later.
-    let kept = node.pods();
-    assert!(kept.len() == 1 && !node.is_ready(&kept[0].id), "{kept:?}");
-    node.plugin.install();
-    node.stop_pod(&kept[0].id).expect("it stops");
-    node.remove_pod(&kept[0].id).expect("it goes");
+    assert!(error.message().contains("cni.bin_dirs"), "it says what to do: {error}");
+    // What was never run holds nothing.
     node.nothing_is_left();
+    node.plugin.install();
 
     // One that hangs does not outlast the daemon's death.
     node.plugin.set(Mode::Hangs);
@@ -226,5 +225,51 @@ fn a_network_that_fails_leaves_nothing_of_its_pod() {
     node.plugin.set(Mode::Works);
     node.stop_pod(&id).expect("it stops");
     assert_eq!(node.plugin.addresses(), []);
+    node.end();
+}
+
+/// Longest that a call may take whose plugin is killed after a second: three tries, and what a loaded machine adds.
+const BOUND: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_pod_whose_plugin_misbehaves_can_be_asked_for_again() {
+    let node = Node::with_network(Daemon::builder(), "exec_timeout = \"1s\"\n");
+    let web = networked(&node, "web");
+    for (mode, code, words) in [
+        (Mode::Refuses, Code::Unknown, COMPLAINT),
+        (Mode::Garbage, Code::Unknown, "printed what is not an answer"),
+        (Mode::Floods, Code::Unknown, "printed more than 1048576 bytes and was killed"),
+        (Mode::Sleeps, Code::DeadlineExceeded, "did not end within 1s and was killed"),
+    ] {
+        node.plugin.set(mode);
+        let begun = Instant::now();
+        let error = node.run_pod(&web).expect_err("there is no network");
+        assert!(begun.elapsed() < BOUND, "{mode:?} takes {:?}", begun.elapsed());
+        assert_eq!(error.code(), code, "{mode:?}: {error}");
+        for part in [words, "\"windlass-fake\"", "network \"e2e\"", "cni."] {
+            assert!(error.message().contains(part), "{mode:?}: {part:?} is missing: {error}");
+        }
+        assert_eq!(node.pods(), [], "{mode:?}: what never ran is not there");
+        // The kubelet asks for the same pod until there is one.
+        assert_eq!(node.run_pod(&web).expect_err("there is no network still").code(), code);
+        node.plugin.set(Mode::Works);
+        let id = node.run_pod(&web).expect("the network has been mended");
+        assert!(node.is_ready(&id));
+        // What a plugin would not give back is collected, now that it works.
+        node.daemon.eventually("one address is left, the pod's", || node.plugin.addresses().len() == 1);
+
+        node.plugin.set(mode);
+        let begun = Instant::now();
+        let mut tries = 0;
+        while let Err(error) = node.stop_pod(&id) {
+            assert!(error.message().contains("network \"e2e\""), "{mode:?}: {error}");
+            tries += 1;
+            assert!(tries < 3, "{mode:?}: stopping a pod ends: {error}");
+        }
+        assert!(begun.elapsed() < BOUND, "{mode:?} takes {:?}", begun.elapsed());
+        node.plugin.set(Mode::Works);
+        node.remove_pod(&id).expect("it goes");
+        node.nothing_is_left();
+    }
     node.end();
 }

@@ -52,6 +52,9 @@ pub enum Error {
     Answer { network: String, why: String },
     #[error("{0} was ended before it was done")]
     Cut(&'static str),
+    /// What went wrong with a network, by its name. The cause is part of the message: it begins as tools expect it to.
+    #[error("{cause}; network {network:?}")]
+    On { network: String, cause: Box<Error> },
 }
 
 fn after(separator: &str, text: &str) -> String {
@@ -78,8 +81,22 @@ impl Error {
         Self::Invalid { what, value, why }
     }
 
+    /// The same error, of this network.
+    pub(crate) fn on(self, network: &str) -> Self {
+        Self::On { network: network.to_owned(), cause: Box::new(self) }
+    }
+
+    /// What went wrong, whatever network it was with.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::On { cause, .. } => cause.cause(),
+            other => other,
+        }
+    }
+
     pub fn class(&self) -> Class {
         match self {
+            Self::On { cause, .. } => cause.class(),
             Self::Io { source, .. } | Self::Sysctl { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::ResourceExhausted,
                 _ => Class::Unknown,
@@ -100,10 +117,18 @@ impl Error {
         }
     }
 
+    fn into_source(self) -> Option<io::Error> {
+        match self {
+            Self::Io { source, .. } | Self::Sysctl { source, .. } => Some(source),
+            Self::On { cause, .. } => cause.into_source(),
+            _ => None,
+        }
+    }
+
     /// The whole chain in one line, for the log and for a status that tools show.
     pub fn chain(&self) -> String {
         let mut line = self.to_string();
-        let mut cause = std::error::Error::source(self);
+        let mut cause = std::error::Error::source(self.cause());
         while let Some(error) = cause {
             line.push_str(": ");
             line.push_str(&error.to_string());
@@ -116,9 +141,9 @@ impl Error {
 impl From<Error> for windlass_core::Error {
     fn from(error: Error) -> Self {
         let core = windlass_core::Error::new(error.class(), error.to_string());
-        match error {
-            Error::Io { source, .. } | Error::Sysctl { source, .. } => core.with_source(source),
-            _ => core,
+        match error.into_source() {
+            Some(source) => core.with_source(source),
+            None => core,
         }
     }
 }

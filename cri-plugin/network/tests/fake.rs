@@ -195,13 +195,14 @@ async fn failures_say_what_and_are_undone() {
         let network = site.open().await;
         let (error, calls) = failed(&site, &network).await;
         assert!(error.to_string().starts_with(words), "{error}");
+        assert!(error.to_string().ends_with(r#"; network "net""#), "{error}");
         assert_eq!(calls[0], "first ADD p1 eth0");
         assert!(!calls.iter().any(|call| call.starts_with("never ADD")), "{calls:?}");
         if bad == "absent" {
-            // It cannot be asked to undo anything, the others are. The attachment is remembered until it can.
+            // It was never run, so it holds nothing; the others are asked to undo what they did.
             let back: Vec<_> = calls.iter().rev().take(2).rev().collect();
             assert_eq!(back, ["never DEL p1 eth0", "first DEL p1 eth0"]);
-            assert_eq!(site.cached().len(), 1);
+            assert!(site.cached().is_empty());
             continue;
         }
         let back: Vec<_> = calls.iter().rev().take(3).rev().collect();
@@ -401,7 +402,10 @@ async fn status_and_versions() -> Result<()> {
     site.network("1.conflist", "net", "1.1.0", &["first"]);
     let network = site.open().await;
     let error = network.status().await.unwrap_err();
-    assert!(error.to_string().ends_with("(status): not available; no more addresses (code 50)"), "{error}");
+    assert!(
+        error.to_string().ends_with(r#"(status): not available; no more addresses (code 50); network "net""#),
+        "{error}"
+    );
     std::fs::remove_file(site.path("bin/down")).unwrap();
     network.status().await?;
     network.validate().await?;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use windlass_core::{Error, Result};
+use windlass_network::cni::Limits;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -16,7 +17,12 @@ pub struct Cni {
     pub setup_serially: bool,
     pub conf_template: String,
     pub ip_pref: String,
+    /// It always is, so that nothing is done with it.
     pub use_internal_loopback: bool,
+    /// Ours. The time that one plugin has for ADD, DEL, CHECK or GC, in Go's notation; never without a limit.
+    pub exec_timeout: String,
+    /// Ours. The time that one plugin has for STATUS.
+    pub status_timeout: String,
 }
 
 fn default_bin_dirs() -> Vec<String> {
@@ -34,6 +40,8 @@ impl Default for Cni {
             conf_template: String::new(),
             ip_pref: String::new(),
             use_internal_loopback: false,
+            exec_timeout: "1m0s".into(),
+            status_timeout: "10s".into(),
         }
     }
 }
@@ -49,7 +57,22 @@ impl Cni {
                 self.ip_pref
             )));
         }
-        Ok(())
+        self.limits().map(drop)
+    }
+
+    /// The time that plugins have. *Invalid argument* for what is no duration, and for none.
+    pub fn limits(&self) -> Result<Limits> {
+        let limit = |key: &str, text: &str| match super::duration(text) {
+            Ok(limit) if limit.is_zero() => {
+                Err(Error::invalid(format!("cni.{key}: {text:?} would leave plugins no time")))
+            }
+            Ok(limit) => Ok(limit),
+            Err(error) => Err(error.context(format!("cni.{key}"))),
+        };
+        Ok(Limits {
+            exec: limit("exec_timeout", &self.exec_timeout)?,
+            status: limit("status_timeout", &self.status_timeout)?,
+        })
     }
 
     /// Where the programs are.

@@ -43,6 +43,7 @@ pub struct Config {
     pub disable_hugetlb_controller: bool,
     pub device_ownership_from_security_context: bool,
     pub ignore_image_defined_volumes: bool,
+    /// They always are, so that nothing is done with it.
     pub netns_mounts_under_state_dir: bool,
     pub enable_unprivileged_ports: bool,
     pub enable_unprivileged_icmp: bool,
@@ -114,6 +115,28 @@ impl Config {
         }
     }
 
+    /// Logs what has no effect here.
+    pub fn warn(&self) {
+        for (key, why) in self.ineffective() {
+            tracing::warn!("{key} has no effect: {why}");
+        }
+    }
+
+    /// Keys that are set and do nothing, and why.
+    fn ineffective(&self) -> Vec<(&'static str, &'static str)> {
+        let mut found = Vec::new();
+        if self.enable_experimental_restore_via_create {
+            found.push((
+                "enable_experimental_restore_via_create",
+                "containers are not restored from checkpoints here",
+            ));
+        }
+        if !self.ignore_deprecation_warnings.is_empty() {
+            found.push(("ignore_deprecation_warnings", "there are no such warnings here"));
+        }
+        found
+    }
+
     /// The runtime handler of a name, the default one for an empty name. *Invalid argument* for an unknown one.
     pub fn handler(&self, name: &str) -> Result<Handler<'_>> {
         self.containerd.handler(name)
@@ -142,31 +165,11 @@ impl Config {
 
 /// A duration in Go's notation, `1m30s`; empty is none. *Invalid argument*.
 pub fn duration(text: &str) -> Result<Duration> {
-    if matches!(text, "" | "0") {
+    if text.is_empty() {
         return Ok(Duration::ZERO);
     }
-    let bad = || Error::invalid(format!("{text:?} is not a duration like \"1m30s\""));
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
-        let after = &rest[digits..];
-        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let unit = match &after[..end] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(bad()),
-        };
-        let part = Duration::try_from_secs_f64(number * unit).map_err(|_| bad())?;
-        total = total.checked_add(part).ok_or_else(bad)?;
-        rest = &after[end..];
-    }
-    Ok(total)
+    windlass_core::duration::parse(text)
+        .ok_or_else(|| Error::invalid(format!("{text:?} is not a duration like \"1m30s\"")))
 }
 
 #[cfg(test)]
@@ -182,6 +185,8 @@ mod tests {
         assert!(!config.always_pauses(&handler));
         assert!(config.handler("nowhere").is_err_and(|e| e.message().contains("nowhere")));
         assert_eq!(config.drain_timeout(), None);
+        let limits = config.cni.limits().expect("there are limits");
+        assert_eq!((limits.exec, limits.status), (Duration::from_secs(60), Duration::from_secs(10)));
     }
 
     #[test]
@@ -212,11 +217,25 @@ mod tests {
     }
 
     #[test]
+    fn keys_without_effect_are_named() {
+        assert_eq!(Config::default().ineffective(), []);
+        let config: Config = toml::from_str(
+            "enable_experimental_restore_via_create = true\nignore_deprecation_warnings = ['x']",
+        )
+        .expect("the table is well formed");
+        let keys: Vec<_> = config.ineffective().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["enable_experimental_restore_via_create", "ignore_deprecation_warnings"]);
+    }
+
+    #[test]
     fn wrong_values_are_named() {
         for (text, word) in [
             ("drain_exec_sync_io_timeout = \"soon\"", "drain_exec_sync_io_timeout"),
             ("[containerd]\ndefault_runtime_name = \"x\"", "default_runtime_name"),
             ("[cni]\nip_pref = \"x\"", "ip_pref"),
+            ("[cni]\nexec_timeout = \"soon\"", "cni.exec_timeout"),
+            ("[cni]\nexec_timeout = \"0s\"", "cni.exec_timeout"),
+            ("[cni]\nstatus_timeout = \"\"", "cni.status_timeout"),
             ("unset_seccomp_profile = \"x\"", "unset_seccomp_profile"),
         ] {
             let error = toml::from_str::<Config>(text)

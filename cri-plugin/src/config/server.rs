@@ -12,7 +12,7 @@ const FOREVER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Server {
-    /// Whether the interface itself is not served over TCP.
+    /// Whether the interface itself is kept off the daemon's TCP listener, where it has one.
     pub disable_tcp_service: bool,
     /// Empty for the address of the default route.
     pub stream_server_address: String,

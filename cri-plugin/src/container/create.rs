@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use serde_json::{Value, json};
 use windlass_api::cri;
 use windlass_core::mount::Mount;
-use windlass_core::{Any, Error, Labels, Result, container};
+use windlass_core::{Any, Error, Labels, Result, blocking, container};
 
 use super::plan::{Plan, adopt, image_name, mapping};
 use super::volumes::{self, Volume};
@@ -164,9 +164,12 @@ impl Cri {
         let seen = nri::planned(plan.id, &plan.asked.sandbox, &plan.asked.config);
         if let Some(adjusted) = self.create_in_plugins(&plan.asked.sandbox, &seen, &mut made.spec).await? {
             let settings = self.settings(&plan.handler);
-            spec::cdi::inject(&mut made.spec, &settings.cdi_spec_dirs, &adjusted.cdi_devices)?;
+            spec::cdi::inject(&mut made.spec, &settings.config.cdi_spec_dirs, &adjusted.cdi_devices)?;
             if let Some(class) = adjusted.blockio_class.as_deref().filter(|class| !class.is_empty()) {
-                blockio(settings, &mut made.spec, class)?;
+                return Err(Error::precondition(format!(
+                    "a plugin of NRI asks for blockio class {class:?}, and this build knows no classes: have the plugin \
+                     set limits instead"
+                )));
             }
             self.carry_out_later(adjusted.changes);
         }
@@ -290,20 +293,4 @@ impl Cri {
 
 fn spec_volume(volume: &Volume) -> spec::Volume {
     spec::Volume { host_path: volume.host.clone(), container_path: volume.container.clone() }
-}
-
-/// The limits of a class of block I/O that a plugin has named.
-fn blockio(settings: &spec::Settings, made: &mut Value, class: &str) -> Result<()> {
-    let limits = settings.blockio_classes.as_ref().and_then(|classes| classes.get(class));
-    let limits = limits.ok_or_else(|| {
-        Error::precondition(format!("a plugin asks for the unknown blockio class {class:?}"))
-    })?;
-    spec::json::object(made, &["linux", "resources"]).insert("blockIO".into(), limits.clone());
-    Ok(())
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::internal("file work ended early").with_source(e))?
 }

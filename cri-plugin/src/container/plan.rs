@@ -59,6 +59,11 @@ impl Cri {
     pub(super) fn plan_container<'a>(&'a self, id: &'a str, asked: &'a Asked) -> Result<Plan<'a>> {
         let reference = asked.config.image.as_ref().map_or("", |image| image.image.as_str());
         let image = self.images.resolve(reference).ok_or_else(|| {
+            if reference.starts_with('/') {
+                return Error::unimplemented(format!(
+                    "image {reference:?} is a file, such as a checkpoint; no container is restored from one here"
+                ));
+            }
             Error::not_found(format!("image {reference:?} is not there; it has to be pulled first"))
         })?;
         let handler = self.handler(&asked.sandbox.record.handler)?;

@@ -128,12 +128,6 @@ impl Images {
         &self.config
     }
 
-    /// The image of pods' sandboxes.
-    #[cfg(test)]
-    pub fn sandbox_image(&self) -> &str {
-        self.config.sandbox_image()
-    }
-
     /// The snapshotter for a runtime handler.
     pub fn snapshotter_of(&self, handler: &str) -> &str {
         self.config.snapshotter_of(handler)
@@ -142,12 +136,6 @@ impl Images {
     /// By id (whole, bare or an unambiguous beginning), by tag, by digest, by short name.
     pub fn resolve(&self, reference: &str) -> Option<Arc<Image>> {
         self.index.resolve(reference)
-    }
-
-    /// Wakes whoever waits for images to come, change or go.
-    #[cfg(test)]
-    pub fn follow(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.index.follow()
     }
 
     /// One entry per image, with all its names.

@@ -9,12 +9,11 @@ use windlass_core::transfer::{self, ByteSource, Destination, ImageStore, NoProgr
 use windlass_core::{Context, Descriptor, Error, Labels, Result};
 
 use super::{Image, Images};
+use crate::tar::{BLOCK, Kind, header};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Label that tells a remote snapshotter which image a snapshot is for.
 const LABEL_IMAGE: &str = "containerd.io/snapshot/cri.image-ref";
-/// A tar's unit.
-const BLOCK: usize = 512;
 
 /// How a snapshot is made of an image.
 pub(super) enum Access {
@@ -38,19 +37,6 @@ impl Images {
         labels: Labels,
     ) -> Result<Vec<Mount>> {
         self.snapshot(cx, key, image, snapshotter, labels, Access::Active).await
-    }
-
-    /// Like [`Images::prepare_rootfs`], read-only.
-    #[cfg(test)]
-    pub async fn mount_view(
-        &self,
-        cx: &Context,
-        key: &str,
-        image: &Image,
-        snapshotter: Option<&str>,
-        labels: Labels,
-    ) -> Result<Vec<Mount>> {
-        self.snapshot(cx, key, image, snapshotter, labels, Access::View).await
     }
 
     pub(super) async fn snapshot(
@@ -125,29 +111,10 @@ fn layout(manifest: &Descriptor) -> Vec<u8> {
     let mut tar = Vec::new();
     for (name, data) in [("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#), ("index.json", index.as_str())]
     {
-        tar.extend_from_slice(&header(name, data.len()));
+        tar.extend_from_slice(&header(name, data.len() as u64, Kind::File, 0o644));
         tar.extend_from_slice(data.as_bytes());
         tar.resize(tar.len().next_multiple_of(BLOCK), 0);
     }
     tar.resize(tar.len() + 2 * BLOCK, 0);
     tar
-}
-
-/// A POSIX header of a plain file with a short name.
-fn header(name: &str, size: usize) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    let mut put = |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
-    put(0, name);
-    put(100, "0000644");
-    put(108, "0000000");
-    put(116, "0000000");
-    put(124, &format!("{size:011o}"));
-    put(136, "00000000000");
-    put(148, "        ");
-    put(156, "0");
-    put(257, "ustar\0");
-    put(263, "00");
-    let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
-    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    block
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
-use windlass_core::{Class, Error, Filters, Labels, Result, mount, tree, validate};
+use windlass_core::{Class, Error, Filters, Labels, Result, blocking, mount, tree, validate};
 
 use super::unpack::Access;
 use super::{Image, Images};
@@ -179,12 +179,6 @@ impl Images {
 
 fn key(pod: &str, name: &str) -> String {
     format!("image-volume {pod} {name}")
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::internal("work on a volume ended").with_source(e))?
 }
 
 /// Names in a directory; none where it is not there.

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
-use windlass_core::{Error, Result, task};
+use windlass_core::{Error, Result, blocking, task};
 
 use super::clients::Seat;
 use super::fifo::{self, at};
@@ -216,19 +215,6 @@ impl ContainerIo {
     pub(super) fn attached(&self) -> usize {
         self.stdout.clients.count() + self.stderr.as_ref().map_or(0, |stream| stream.clients.count())
     }
-
-    /// Removes the directory of the container's streams, those of its execs too. That there is none is no error.
-    #[cfg(test)]
-    pub async fn remove(dir: &Path, id: &str) -> Result<()> {
-        let directory = fifo::directory(dir, id)?;
-        blocking(move || fifo::remove_directory(&directory)).await
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    spawn_blocking(work)
-        .await
-        .map_err(|error| Error::internal("open a container's streams").with_source(error))?
 }
 
 /// Counts a copying task for as long as it lives, however it ends.

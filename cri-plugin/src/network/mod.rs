@@ -54,6 +54,7 @@ fn ids(all: &Mutex<BTreeSet<String>>) -> MutexGuard<'_, BTreeSet<String>> {
 impl Networks {
     /// Starts to watch the directories of configurations; there need not be any. `cache` lasts.
     pub async fn new(config: &Config, cache: &Path) -> Result<Self> {
+        let limits = config.cni.limits()?;
         let open = async |dir: &str, max: usize| {
             let settings = cni::Settings {
                 conf_dir: PathBuf::from(dir),
@@ -61,7 +62,7 @@ impl Networks {
                 cache_dir: cache.to_owned(),
                 max_conf_num: max,
                 setup_serially: config.cni.setup_serially,
-                ..cni::Settings::default()
+                limits,
             };
             Network::open(settings).await.map_err(Error::from)
         };
@@ -87,7 +88,7 @@ impl Networks {
 
     /// Whether pods can be given a network.
     pub async fn status(&self) -> Result<()> {
-        self.default.status().await.map_err(Error::from)
+        self.default.status().await.map_err(told)
     }
 
     /// What came of reading the configurations.
@@ -117,9 +118,10 @@ impl Networks {
         id: &str,
         netns: &Path,
         config: &cri::PodSandboxConfig,
+        capabilities: Capabilities,
     ) -> Result<Connected> {
-        let pod = pod(id, netns, config)?;
-        let outcome = self.of(handler).attach(pod).await?;
+        let pod = pod(id, netns, config, capabilities);
+        let outcome = self.of(handler).attach(pod).await.map_err(told)?;
         let ips: Vec<String> = outcome.primary_ips(self.preference).iter().map(ToString::to_string).collect();
         if ips.is_empty() {
             // The caller takes it down again.
@@ -137,14 +139,36 @@ impl Networks {
         config: Option<&cri::PodSandboxConfig>,
     ) -> Result<()> {
         let config = config.ok_or_else(|| Error::data_loss(format!("pod {id} has no configuration")))?;
-        let pod = pod(id, netns.unwrap_or(Path::new("")), config)?;
-        self.of(handler).detach(pod).await.map_err(Error::from)
+        let pod = pod(id, netns.unwrap_or(Path::new("")), config, capabilities(config)?);
+        self.of(handler).detach(pod).await.map_err(told)
     }
 
     /// What plugins still hold of a pod is to be collected once it is gone.
     pub fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
     }
+}
+
+/// What went wrong, and what to do about it. The class stays: a failing plugin is *unknown*, as under containerd.
+fn told(error: windlass_network::Error) -> Error {
+    use windlass_network::Error as E;
+    let remedy = match error.cause() {
+        E::NoPlugin { .. } => "install the plugin there, or name its directory in cni.bin_dirs",
+        E::TimedOut { .. } => {
+            "see what the plugin waits for, or give it more time by cni.exec_timeout or cni.status_timeout"
+        }
+        E::Failed { .. } => "see the plugin's documentation, and the network's configuration in cni.conf_dir",
+        E::Died { .. } | E::Garbage { .. } | E::Flood { .. } => {
+            "run the plugin by hand, and install one that works in cni.bin_dirs"
+        }
+        E::Unsupported { .. } => {
+            "install a newer plugin, or lower cniVersion in the network's configuration in cni.conf_dir"
+        }
+        E::Config { .. } => "mend or remove the file",
+        // Also no network at all: tools look for what that message ends with, and it says where one is missing.
+        _ => return error.into(),
+    };
+    Error::new(error.class(), format!("{}; {remedy}", error.chain()))
 }
 
 impl Cri {
@@ -154,9 +178,10 @@ impl Cri {
         id: &str,
         record: &SandboxRecord,
         config: &cri::PodSandboxConfig,
+        capabilities: Capabilities,
     ) -> Result<Connected> {
         let path = self.namespaces_dir(id).join("net");
-        let connected = self.networks.setup(&record.handler, id, &path, config).await;
+        let connected = self.networks.setup(&record.handler, id, &path, config, capabilities).await;
         connected.map_err(|error| error.context("set up the network"))
     }
 
@@ -188,17 +213,17 @@ impl Cri {
 }
 
 /// A pod as plugins know it.
-fn pod(id: &str, netns: &Path, config: &cri::PodSandboxConfig) -> Result<Pod> {
+fn pod(id: &str, netns: &Path, config: &cri::PodSandboxConfig, capabilities: Capabilities) -> Pod {
     let metadata = config.metadata.clone().unwrap_or_default();
-    Ok(Pod {
+    Pod {
         id: id.to_owned(),
         netns: netns.to_owned(),
         namespace: metadata.namespace,
         name: metadata.name,
         uid: metadata.uid,
         args: Vec::new(),
-        capabilities: capabilities(config)?,
-    })
+        capabilities,
+    }
 }
 
 pub(crate) fn capabilities(config: &cri::PodSandboxConfig) -> Result<Capabilities> {

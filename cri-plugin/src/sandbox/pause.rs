@@ -13,11 +13,10 @@ use windlass_api::cri;
 use windlass_core::container::Container;
 use windlass_core::mount::Mount;
 use windlass_core::task::{CreateOptions, Io};
-use windlass_core::{Any, Error, Result};
+use windlass_core::{Any, Error, Result, blocking};
 
 use super::record::labels;
 use super::spec_pod;
-use super::undo::blocking;
 use crate::config::Handler;
 use crate::cri::Cri;
 use crate::spec;

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use windlass_api::cri;
 use windlass_core::{Error, Result};
+use windlass_network::cni::Capabilities;
 use windlass_network::namespaces::{self, Mapping, Wanted};
 
 use super::{files, host_ipc, host_network, namespaces as wanted_namespaces, user_namespace};
@@ -46,11 +47,11 @@ impl Cri {
             Reserved::New(reservation) => reservation,
         };
         let id = new_id()?;
-        let record = self.plan(&id, config, handler)?;
+        let (record, capabilities) = self.plan(&id, config, handler)?;
         let begun = std::time::Instant::now();
         let _making = self.networks.making(&id);
         let _hold = self.hold_plugins().await;
-        match self.make_pod(&id, &record).await {
+        match self.make_pod(&id, &record, capabilities).await {
             Ok(status) => {
                 let sandbox = Arc::new(Sandbox::new(id.clone(), record, status));
                 reservation.fill(sandbox.clone());
@@ -58,23 +59,31 @@ impl Cri {
                 self.tell_pod(&sandbox, cri::ContainerEventType::ContainerStartedEvent).await;
                 self.watch_pause(&sandbox);
                 tracing::info!(pod = %id, name = %sandbox.name, elapsed = ?begun.elapsed(), "pod runs");
+                // Plugins work: what they would not give back before, they may now.
+                self.collect_network();
                 Ok(id)
             }
             Err(error) => {
                 if let Some(left) = self.undo_pod(&id, &record).await {
                     // What could not be undone stays visible as a pod that is not ready: it can be stopped and removed.
-                    reservation.fill(Arc::new(Sandbox::new(id, record, left)));
+                    // It does not stand in the way of the same pod's next try.
+                    reservation.give_up(Arc::new(Sandbox::new(id, record, left)));
                 }
                 Err(error.context("run pod"))
             }
         }
     }
 
-    /// What the pod is going to be.
-    fn plan(&self, id: &str, config: cri::PodSandboxConfig, handler: String) -> Result<SandboxRecord> {
+    /// What the pod is going to be, and what network plugins are told of it.
+    fn plan(
+        &self,
+        id: &str,
+        config: cri::PodSandboxConfig,
+        handler: String,
+    ) -> Result<(SandboxRecord, Capabilities)> {
         user_namespace(&config)?;
         // Before anything is made: what the plugins refuse for its form they would refuse to take back, too.
-        crate::network::capabilities(&config)?;
+        let capabilities = crate::network::capabilities(&config)?;
         let shared_pid = wanted_namespaces(&config).pid() == cri::NamespaceMode::Pod;
         // Some runtimes mount a plain container's sysfs read-only as a whole, and it is one for all of a network
         // namespace: a privileged pod's own process mounts it first, and writable.
@@ -85,18 +94,24 @@ impl Cri {
         spec::cgroups_path(runtime.systemd_cgroup(), super::cgroup_parent(&config), id)?;
         let pause =
             shared_pid || (privileged && !host_network(&config)) || self.config.always_pauses(&runtime);
-        Ok(SandboxRecord {
+        let record = SandboxRecord {
             created_at: nanos(SystemTime::now()),
             pause,
             namespaces: self.namespaces_dir(id).to_string_lossy().into_owned(),
             network: !host_network(&config),
             handler,
             config: Some(config),
-        })
+        };
+        Ok((record, capabilities))
     }
 
     /// All steps. On an error, some of it may be there.
-    async fn make_pod(&self, id: &str, record: &SandboxRecord) -> Result<SandboxStatus> {
+    async fn make_pod(
+        &self,
+        id: &str,
+        record: &SandboxRecord,
+        capabilities: Capabilities,
+    ) -> Result<SandboxStatus> {
         let handler = self.handler(&record.handler)?;
         let config =
             record.config.as_ref().ok_or_else(|| Error::internal("a pod without a configuration"))?;
@@ -108,7 +123,7 @@ impl Cri {
         self.found_pod(id, &handler, record, config, &status).await?;
         step!("pod.run.namespaces");
         if record.network {
-            let connected = self.connect_pod(id, record, config).await?;
+            let connected = self.connect_pod(id, record, config, capabilities).await?;
             (status.ips, status.network) = (connected.ips, connected.raw);
         }
         step!("pod.run.network");

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use windlass_core::{Error, Result};
+use windlass_core::{Error, Result, blocking};
 use windlass_network::namespaces;
 
 use super::files;
@@ -11,14 +11,20 @@ use crate::cri::Cri;
 use crate::state::record::{SandboxPhase, SandboxRecord, SandboxStatus};
 
 impl Cri {
-    /// Undoes a pod that was never visible; answers its status where something could not be undone, so that it is kept
-    /// for another try.
+    /// Undoes a pod that was never ready; answers its status where something could not be undone, so that it is kept for
+    /// another try. Network plugins are not waited for: what they hold is remembered and collected later.
     pub(crate) async fn undo_pod(&self, id: &str, record: &SandboxRecord) -> Option<SandboxStatus> {
         self.dismiss_pod(id, record).await;
         let undone = async {
             self.end_pause(id, record).await?;
-            if record.network {
-                self.disconnect_pod(id, record).await?;
+            if record.network
+                && let Err(error) = self.disconnect_pod(id, record).await
+            {
+                tracing::warn!(
+                    pod = %id, error = %error.chain(),
+                    "network plugins do not take back what they did for a pod that could not be made; it is collected later"
+                );
+                self.networks.leave();
             }
             self.drop_pod(id).await?;
             self.forget_pod(id).await
@@ -52,12 +58,4 @@ impl Cri {
         let held: Option<&Path> = namespaces::is_namespace(&path).then_some(path.as_path());
         self.networks.remove(&record.handler, id, held, record.config.as_ref()).await
     }
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::internal("file work ended early").with_source(e))?
 }

@@ -34,7 +34,7 @@ pub fn profile(
     let older = if asked.is_none() { by_name(older)? } else { None };
     let asked = asked.or(older.as_ref());
     let kind = asked.map(|p| kind(p, "apparmor")).transpose()?;
-    if !host.apparmor || settings.disable_apparmor {
+    if !host.apparmor || settings.config.disable_apparmor {
         return match kind {
             None | Some(ProfileType::Unconfined) => Ok(None),
             Some(_) => unsupported("apparmor is not supported: this node has none, or it is disabled"),
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(run(of(ProfileType::RuntimeDefault, ""), true).unwrap(), None);
         assert_eq!(run(of(ProfileType::Unconfined, ""), false).unwrap(), None);
         assert!(run(of(ProfileType::Localhost, ""), false).is_err());
-        let disabled = Settings { disable_apparmor: true, ..Settings::default() };
+        let disabled = Settings::with(|config, _| config.disable_apparmor = true);
         assert_eq!(profile(&host, &disabled, None, "", false).unwrap(), None);
     }
 

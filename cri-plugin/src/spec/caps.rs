@@ -7,24 +7,6 @@ use super::error::{Result, invalid};
 use super::host::Host;
 use super::json::{object, strings};
 
-/// What everybody has who does not say otherwise: Docker's list.
-pub const DEFAULT: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
-
 /// Writes `process.capabilities`, from what is there already and what is asked for. `ALL` goes first on each side, so
 /// that single names can still be added to nothing or dropped from all.
 pub fn apply(spec: &mut Value, host: &Host, asked: Option<&cri::Capability>, privileged: bool) -> Result<()> {

@@ -77,7 +77,7 @@ pub fn container(
     parts.limits(&mut spec)?;
     let user = user::resolve(&Asked::by_container(security)?, &parts.image.user, root)?;
     set_user(&mut spec, &user);
-    cdi::inject(&mut spec, &settings.cdi_spec_dirs, &cdi::asked(settings, config)?)?;
+    cdi::inject(&mut spec, &settings.config.cdi_spec_dirs, &cdi::asked(settings, config)?)?;
     parts.annotate(&mut spec, image.name);
     Ok(Built { spec, stop_signal, user: user.to_cri() })
 }
@@ -105,7 +105,7 @@ pub fn default() -> Value {
             "cwd": "/",
             "user": {"uid": 0, "gid": 0},
             "capabilities": {
-                "bounding": caps::DEFAULT, "effective": caps::DEFAULT, "permitted": caps::DEFAULT,
+                "bounding": windlass_core::capability::DEFAULT, "effective": windlass_core::capability::DEFAULT, "permitted": windlass_core::capability::DEFAULT,
             },
         },
         "mounts": mounts::defaults(),
@@ -166,7 +166,7 @@ impl Parts<'_> {
             Some(path) => invalid(format!("masked or read-only path {path:?} is not absolute")),
             None => Ok(json!(list)),
         };
-        if privileged || !self.settings.disable_proc_mount {
+        if privileged || !self.settings.config.disable_proc_mount {
             let linux = object(spec, &["linux"]);
             for (key, list) in
                 [("maskedPaths", &security.masked_paths), ("readonlyPaths", &security.readonly_paths)]
@@ -205,7 +205,7 @@ impl Parts<'_> {
 
     fn limits(&self, spec: &mut Value) -> Result<()> {
         let parent = &self.pod.cgroup_parent;
-        let path = resources::cgroups_path(self.settings.systemd_cgroup, parent, self.id)?;
+        let path = resources::cgroups_path(self.settings.systemd_cgroup(), parent, self.id)?;
         let asked = self.config.linux.as_ref().and_then(|l| l.resources.as_ref());
         let linux = object(spec, &["linux"]);
         linux.insert("cgroupsPath".into(), path.into());
@@ -213,46 +213,28 @@ impl Parts<'_> {
             let current = linux.get("resources").cloned().unwrap_or_default();
             let all = resources::resources(self.host, self.settings, asked, &current)?;
             linux.insert("resources".into(), all);
-            let score =
-                self.host.clamp_oom_score_adj(asked.oom_score_adj, self.settings.restrict_oom_score_adj);
+            let score = self
+                .host
+                .clamp_oom_score_adj(asked.oom_score_adj, self.settings.config.restrict_oom_score_adj);
             object(spec, &["process"]).insert("oomScoreAdj".into(), score.into());
         }
-        self.classes(spec)
+        self.classes()
     }
 
-    /// Classes of block I/O and of cache, by annotation.
-    fn classes(&self, spec: &mut Value) -> Result<()> {
+    /// Classes of block I/O and of cache, which annotations ask for, are not to be had.
+    fn classes(&self) -> Result<()> {
         let settings = self.settings;
         let name = self.config.metadata.as_ref().map_or("", |m| m.name.as_str());
         let class = |kind| class_of(kind, name, &self.config.annotations, &self.pod.config.annotations);
-        if let Some(class) = class("blockio") {
-            match &settings.blockio_classes {
-                Some(classes) => match classes.get(class) {
-                    Some(limits) => {
-                        object(spec, &["linux", "resources"]).insert("blockIO".into(), limits.clone());
-                    }
-                    None => {
-                        return invalid(format!(
-                            "there is no blockio class {class:?} in blockio_config_file"
-                        ));
-                    }
-                },
-                None if settings.ignore_blockio_not_enabled_errors => {}
-                None => {
-                    return unsupported(format!(
-                        "blockio disabled, refusing to set blockio class of container {name:?} to {class:?}; \
-                         blockio_config_file enables it"
-                    ));
-                }
-            }
-        }
-        if let Some(class) = class("rdt") {
-            if settings.rdt {
-                object(spec, &["linux", "intelRdt"]).insert("closID".into(), class.into());
-            } else if !settings.ignore_rdt_not_enabled_errors {
+        let ignored = &settings.config.containerd;
+        for (kind, what, ignore) in [
+            ("blockio", "blockio", ignored.ignore_blockio_not_enabled_errors),
+            ("rdt", "RDT", ignored.ignore_rdt_not_enabled_errors),
+        ] {
+            if let Some(class) = class(kind).filter(|_| !ignore) {
                 return unsupported(format!(
-                    "RDT disabled, refusing to set RDT class of container {name:?} to {class:?}; \
-                     rdt_config_file enables it"
+                    "{what} disabled, refusing to set {what} class of container {name:?} to {class:?}: this build \
+                     knows no classes; containerd.ignore_{kind}_not_enabled_errors = true runs it without"
                 ));
             }
         }
@@ -267,9 +249,9 @@ impl Parts<'_> {
             _ => image,
         };
         let own = annotations(self.pod.id, self.pod.config, Subject::Container { name, image });
-        let all = passed(&self.pod.config.annotations, &self.settings.pod_annotations)
+        let all = passed(&self.pod.config.annotations, &self.settings.runtime.pod_annotations)
             .into_iter()
-            .chain(passed(&self.config.annotations, &self.settings.container_annotations))
+            .chain(passed(&self.config.annotations, &self.settings.runtime.container_annotations))
             .chain(own);
         object(spec, &["annotations"]).extend(all.map(|(k, v)| (k, v.into())));
     }

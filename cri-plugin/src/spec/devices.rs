@@ -62,7 +62,7 @@ impl Node {
 pub fn apply(spec: &mut Value, settings: &Settings, config: &cri::ContainerConfig) -> Result<()> {
     let security = config.linux.as_ref().and_then(|l| l.security_context.as_ref());
     let id = |v: Option<&cri::Int64Value>| v.and_then(|v| u32::try_from(v.value).ok()).filter(|&id| id != 0);
-    let owner = settings.device_ownership_from_security_context.then(|| {
+    let owner = settings.config.device_ownership_from_security_context.then(|| {
         (
             id(security.and_then(|s| s.run_as_user.as_ref())),
             id(security.and_then(|s| s.run_as_group.as_ref())),
@@ -110,11 +110,11 @@ pub fn allow(spec: &mut Value, kind: &str, major: u32, minor: u32, access: &str)
 
 /// The host's devices, all of them, and leave to use whatever there is.
 pub fn privileged(spec: &mut Value, settings: &Settings) -> Result<()> {
-    if !settings.privileged_without_host_devices {
+    if !settings.runtime.privileged_without_host_devices {
         for node in nodes(Path::new("/dev"), None)? {
             add(spec, node.to_json(), &node.path);
         }
-    } else if !settings.privileged_without_host_devices_all_devices_allowed {
+    } else if !settings.runtime.privileged_without_host_devices_all_devices_allowed {
         return Ok(());
     }
     object(spec, &["linux", "resources"]).insert("devices".into(), json!([{"allow": true, "access": "rwm"}]));

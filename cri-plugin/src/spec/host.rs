@@ -3,50 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// Names of capabilities in the order of their numbers, as OCI writes them.
-pub const CAPABILITIES: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
+use windlass_core::capability;
 
 /// What this machine, and this daemon on it, can do.
 #[derive(Clone, Debug, Default)]
@@ -101,8 +58,8 @@ impl Host {
                 && read("/proc/sys/user/max_user_namespaces").trim().parse().unwrap_or(0_u64) > 0,
             hugetlb: hugetlb(cgroup_v2),
             capabilities: field(&status, "CapEff").map(capabilities).unwrap_or_default(),
-            rro_mounts: recent,
-            idmap_mounts: recent,
+            rro_mounts: recent && sets_mounts(),
+            idmap_mounts: recent && sets_mounts(),
             hostname: read("/proc/sys/kernel/hostname").trim().to_owned(),
         }
     }
@@ -112,6 +69,16 @@ impl Host {
         let lowest = if restrict { self.oom_score_adj } else { self.min_oom_score_adj };
         asked.max(lowest).clamp(-1000, 1000)
     }
+}
+
+/// Whether `mount_setattr` can be called: a filter of system calls may keep a recent kernel from it.
+fn sets_mounts() -> bool {
+    // SAFETY: neither pointer is followed: the size of nought is refused before anything is read.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, -1, c"".as_ptr(), 0, std::ptr::null::<u8>(), 0_usize)
+    };
+    let error = std::io::Error::last_os_error().raw_os_error();
+    answer == 0 || !matches!(error, Some(libc::ENOSYS | libc::EPERM))
 }
 
 /// Empty where there is nothing to read: a feature that the kernel does not tell of is one that it does not have.
@@ -125,7 +92,7 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 
 fn capabilities(mask: &str) -> Vec<String> {
     let mask = u64::from_str_radix(mask, 16).unwrap_or(0);
-    let held = CAPABILITIES.iter().enumerate().filter(|(bit, _)| mask & 1 << bit != 0);
+    let held = capability::ALL.iter().enumerate().filter(|(bit, _)| mask & 1 << bit != 0);
     held.map(|(_, name)| (*name).to_owned()).collect()
 }
 

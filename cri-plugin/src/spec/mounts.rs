@@ -121,7 +121,7 @@ pub fn apply(spec: &mut Value, request: &Request<'_>) -> Result<()> {
 
 /// The control groups: read-only, unless configuration says otherwise.
 fn cgroup(spec: &Value, request: &Request<'_>) -> Value {
-    let access = if request.settings.cgroup_writable { "rw" } else { "ro" };
+    let access = if request.settings.runtime.cgroup_writable { "rw" } else { "ro" };
     let mut options: Vec<&str> = vec!["nosuid", "noexec", "nodev", "relatime", access];
     let namespaces = spec["linux"]["namespaces"].as_array();
     if !namespaces.is_some_and(|all| all.iter().any(|n| n["type"] == "cgroup")) {
@@ -201,7 +201,7 @@ fn added(request: &Request<'_>) -> Vec<cri::Mount> {
             ..Default::default()
         });
     }
-    if !request.settings.ignore_image_defined_volumes {
+    if !request.settings.config.ignore_image_defined_volumes {
         mounts.extend(request.volumes.iter().map(|v| mapped(&v.host_path, &v.container_path, false)));
     }
     mounts
@@ -252,7 +252,7 @@ fn access(request: &Request<'_>, mount: &cri::Mount) -> Result<&'static str> {
     if !mount.readonly {
         return invalid(format!("recursive read-only mount conflicts with RW mount (hostPath={path:?})"));
     }
-    if !(request.host.rro_mounts && request.settings.recursive_read_only_mounts) {
+    if !request.host.rro_mounts {
         // The kubelet knows this case by its first word.
         return unsupported(format!(
             "RROUnsupported: runtime handler does not support recursive read-only mounts (hostPath={path:?})"

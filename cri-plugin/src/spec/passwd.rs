@@ -120,6 +120,11 @@ fn each_line(root: &dyn Rootfs, path: &str, mut take: impl FnMut(&[u8]) -> bool)
     let file = match root.open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+            return Err(Error::Unsupported(format!(
+                "{path} of the image is a symbolic link that leads nowhere"
+            )));
+        }
         Err(e) => return Err(failed(e)),
     };
     let mut reader = BufReader::new(file.take(MAX_FILE + 1));
@@ -130,7 +135,9 @@ fn each_line(root: &dyn Rootfs, path: &str, mut take: impl FnMut(&[u8]) -> bool)
         let read = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).map_err(failed)? as u64;
         total += read;
         if total > MAX_FILE || (read == MAX_LINE && line.last() != Some(&b'\n')) {
-            return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "too large for such a file")));
+            return Err(Error::Unsupported(format!(
+                "{path} of the image is too large: {MAX_FILE} bytes are possible, and {MAX_LINE} in a line"
+            )));
         }
         if read == 0 {
             return Ok(());

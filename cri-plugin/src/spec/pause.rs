@@ -44,13 +44,13 @@ pub fn pause(
     fields.insert("env".into(), json!(env));
     fields.insert("cwd".into(), process::cwd("", &config.working_dir)?.into());
     fields.insert("noNewPrivileges".into(), true.into());
-    let score = host.clamp_oom_score_adj(OOM_SCORE, settings.restrict_oom_score_adj);
+    let score = host.clamp_oom_score_adj(OOM_SCORE, settings.config.restrict_oom_score_adj);
     fields.insert("oomScoreAdj".into(), score.into());
     object(&mut spec, &["root"]).insert("readonly".into(), true.into());
     namespaces::pause(&mut spec, host, pod)?;
     hostname(&mut spec, pod);
     mounts(&mut spec, pod);
-    let path = resources::cgroups_path(settings.systemd_cgroup, &pod.cgroup_parent, pod.id)?;
+    let path = resources::cgroups_path(settings.systemd_cgroup(), &pod.cgroup_parent, pod.id)?;
     let linux = object(&mut spec, &["linux"]);
     linux.insert("cgroupsPath".into(), path.into());
     linux.insert("sysctl".into(), json!(sysctl::sysctls(settings, pod.config)?));
@@ -59,7 +59,7 @@ pub fn pause(
     let user = user::resolve(&Asked::by_pod(security)?, &config.user, root)?;
     set_user(&mut spec, &user);
     let own = annotations(pod.id, pod.config, Subject::Sandbox { image: image.name });
-    let all = passed(&pod.config.annotations, &settings.pod_annotations).into_iter().chain(own);
+    let all = passed(&pod.config.annotations, &settings.runtime.pod_annotations).into_iter().chain(own);
     object(&mut spec, &["annotations"]).extend(all.map(|(k, v)| (k, v.into())));
     Ok(spec)
 }

@@ -72,11 +72,11 @@ fn hugepages(
     asked: &cri::LinuxContainerResources,
     resources: &mut Value,
 ) -> Result<()> {
-    if settings.disable_hugetlb_controller || asked.hugepage_limits.is_empty() {
+    if settings.config.disable_hugetlb_controller || asked.hugepage_limits.is_empty() {
         return Ok(());
     }
     if !host.hugetlb {
-        if settings.tolerate_missing_hugetlb_controller {
+        if settings.config.tolerate_missing_hugetlb_controller {
             tracing::debug!("no hugetlb control group; limits of huge pages are passed over");
             return Ok(());
         }

@@ -56,7 +56,7 @@ pub fn profile(
     let older = match asked {
         Some(_) => None,
         None => match by_name(older)? {
-            None => by_name(&settings.unset_seccomp_profile)?,
+            None => by_name(&settings.config.unset_seccomp_profile)?,
             some => some,
         },
     };

@@ -29,12 +29,12 @@ pub fn labels(
     for options in [container, of_pod].into_iter().flatten() {
         check(options)?;
     }
-    if !(host.selinux && settings.enable_selinux) {
+    if !(host.selinux && settings.config.enable_selinux) {
         return Ok(Labels::default());
     }
     let contexts = contexts();
     let asked = container.filter(|o| **o != cri::SeLinuxOption::default()).or(of_pod);
-    let level = categories(pod, settings.selinux_category_range);
+    let level = categories(pod, settings.config.selinux_category_range);
     Ok(Labels {
         process: label(&contexts.0, asked, &level, true),
         mount: label(&contexts.1, asked, &level, false),
@@ -185,7 +185,7 @@ mod tests {
         let run = |o: &cri::SeLinuxOption, host: &Host, settings: &Settings| {
             labels(host, settings, "pod", Some(o), None)
         };
-        let (off, on) = (Settings::default(), Settings { enable_selinux: true, ..Settings::default() });
+        let (off, on) = (Settings::default(), Settings::with(|config, _| config.enable_selinux = true));
         let host = Host { selinux: true, ..Host::default() };
         let asked = options("u", "t", "s0");
         assert_eq!(run(&asked, &host, &off).unwrap(), Labels::default());

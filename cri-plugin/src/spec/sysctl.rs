@@ -36,11 +36,11 @@ pub fn sysctls(settings: &Settings, config: &cri::PodSandboxConfig) -> Result<BT
                 all.insert(name.into(), value.into());
             }
         };
-        if settings.enable_unprivileged_ports {
+        if settings.config.enable_unprivileged_ports {
             default("net.ipv4.ip_unprivileged_port_start", "0");
         }
         // Within a user namespace the upper groups of the range do not exist.
-        if settings.enable_unprivileged_icmp && !own.user {
+        if settings.config.enable_unprivileged_icmp && !own.user {
             default("net.ipv4.ping_group_range", "0 2147483647");
         }
     }
@@ -181,11 +181,10 @@ mod tests {
         let all = sysctls(&settings, &own).unwrap();
         assert_eq!(all.get("net/ipv4/ping_group_range").unwrap(), "0 0");
         assert!(!all.contains_key(&ping.0));
-        let off = Settings {
-            enable_unprivileged_icmp: false,
-            enable_unprivileged_ports: false,
-            ..Settings::default()
-        };
+        let off = Settings::with(|config, _| {
+            config.enable_unprivileged_icmp = false;
+            config.enable_unprivileged_ports = false;
+        });
         assert!(sysctls(&off, &Default::default()).unwrap().is_empty());
         let mut mapped = pod(false, false, &[]);
         let security = mapped.linux.as_mut().unwrap().security_context.as_mut().unwrap();

@@ -66,6 +66,11 @@ impl Sandbox {
     pub fn is_ready(&self) -> bool {
         self.status().phase() == SandboxPhase::Ready
     }
+
+    /// Whether it is ready or has been. One that never was holds no name.
+    pub fn was_ready(&self) -> bool {
+        self.is_ready() || self.status().exited_at != 0
+    }
 }
 
 /// `name_namespace_uid_attempt`, unique among pods.

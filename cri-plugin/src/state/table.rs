@@ -122,11 +122,18 @@ impl<T: Entry> Table<T> {
         inner.entries.insert(entry.id().to_owned(), entry);
     }
 
+    /// The same without a hold on its name, for what never became whole: it can be found by its id, to be removed.
+    pub fn restore_nameless(&self, entry: Arc<T>) {
+        self.lock().entries.insert(entry.id().to_owned(), entry);
+    }
+
     /// Takes an entry out; its name is free again.
     pub fn remove(&self, id: &str) -> Option<Arc<T>> {
         let mut inner = self.lock();
         let entry = inner.entries.remove(id)?;
-        inner.names.remove(entry.name());
+        if matches!(inner.names.get(entry.name()), Some(Holder::Id(holder)) if holder == id) {
+            inner.names.remove(entry.name());
+        }
         Some(entry)
     }
 }
@@ -138,6 +145,11 @@ impl<T: Entry> Reservation<T> {
         self.filled = true;
         self.table.restore(entry);
         self.done.take();
+    }
+
+    /// What could not be made whole, nor be undone, is visible by its id; the name is free for another try.
+    pub fn give_up(self, entry: Arc<T>) {
+        self.table.restore_nameless(entry);
     }
 }
 
@@ -197,6 +209,16 @@ mod tests {
         tokio::task::yield_now().await;
         first.fill(Arc::new(Thing("1", "pod")));
         assert!(second.await.expect("the second caller ends"));
+    }
+
+    #[tokio::test]
+    async fn what_never_became_whole_is_there_and_holds_no_name() {
+        let table = Table::default();
+        new(&table, "pod").await.give_up(Arc::new(Thing("1", "pod")));
+        assert_eq!(table.get("1").expect("it can be found").1, "pod");
+        new(&table, "pod").await.fill(Arc::new(Thing("2", "pod")));
+        table.remove("1").expect("it can be removed");
+        assert!(matches!(table.reserve("pod").await, Reserved::Taken(thing) if thing.0 == "2"));
     }
 
     #[tokio::test]

@@ -11,6 +11,9 @@ use super::{Error, Warning, merge, migrate, schema};
 /// Most files that one configuration is made of.
 const MAX_FILES: usize = 1000;
 
+/// containerd's plugin that reads the files `blockio_config_file` and `rdt_config_file`.
+const TASKS_SERVICE: &str = "io.containerd.service.v1.tasks-service";
+
 /// All files in one, of the newest version, checked.
 #[derive(Debug, Default)]
 pub struct Config {
@@ -61,8 +64,40 @@ pub(super) fn read_one(file: &Path, warnings: &mut Vec<Warning>) -> Result<Docum
     let mut document = Document::read(file)?;
     let whole = toml::Value::Table(document.table.clone());
     schema::check(&document, &whole, &schema::FILE, &mut Vec::new(), warnings)?;
+    if migrate::version(&document) >= super::VERSION {
+        warn_of_moved(&document, warnings);
+    }
+    warn_of_timeouts(&document, warnings);
     migrate::migrate(&mut document);
     Ok(document)
+}
+
+/// What stood at the top level up to version 3 is not read in a file of version 4.
+fn warn_of_moved(document: &Document, warnings: &mut Vec<Warning>) {
+    for (section, keys, uri) in [
+        ("grpc", &[][..], super::SERVER_GRPC),
+        ("ttrpc", &[], super::SERVER_TTRPC),
+        ("metrics", &[], super::SERVER_METRICS),
+        ("debug", &["address", "uid", "gid"], super::SERVER_DEBUG),
+    ] {
+        let Some(table) = document.get(&[section]).and_then(toml::Value::as_table) else { continue };
+        for key in table.keys().filter(|key| keys.is_empty() || keys.contains(&key.as_str())) {
+            let why = format!("ignored: in a file of version 4 it stands in [plugins.\"{uri}\"]");
+            warnings.push(Warning::at(document, &[section.to_owned(), key.clone()], &why));
+        }
+    }
+}
+
+/// Limits that nothing here keeps.
+fn warn_of_timeouts(document: &Document, warnings: &mut Vec<Warning>) {
+    let given = document.get(&["timeouts"]).and_then(toml::Value::as_table);
+    for name in given.into_iter().flat_map(toml::Table::keys) {
+        if !schema::TIMEOUTS.contains(&name.as_str()) {
+            let why = "there is no such limit here, ignored; those of shims are the keys of \
+                       [plugins.\"io.containerd.shim.v1.manager\".timeouts]";
+            warnings.push(Warning::at(document, &["timeouts".to_owned(), name.clone()], why));
+        }
+    }
 }
 
 /// The files behind an import of `parent`.
@@ -175,6 +210,13 @@ fn check_plugins(config: &mut Config, registrations: &[&'static Registration]) -
         if schema::SERVERS.iter().any(|(server, _)| *server == uri) {
             continue;
         }
+        if uri == TASKS_SERVICE {
+            for key in table.as_table().into_iter().flat_map(toml::Table::keys) {
+                let why = "this build knows no classes of block I/O and of RDT, ignored";
+                config.warnings.push(Warning::at(&config.document, &path(key), why));
+            }
+            continue;
+        }
         let Some(registration) = registrations.iter().find(|r| r.uri() == uri) else {
             config.warnings.push(Warning::at(
                 &config.document,
@@ -271,6 +313,37 @@ mod tests {
         assert!(
             lines.iter().any(|l| l.starts_with(&format!("{file}:6: plugins.\"io.x.v1.none\": "))),
             "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_known_and_has_no_effect_is_named() {
+        let dir = dir(&[(
+            "config.toml",
+            "version = 4\n[grpc]\naddress = \"/g\"\n[ttrpc]\nuid = 1\n[metrics]\naddress = \"x\"\n\
+             [debug]\nlevel = \"info\"\naddress = \"/d\"\n\
+             [timeouts]\n\"io.containerd.timeout.shim.load\" = \"9s\"\n\"io.containerd.timeout.bolt.open\" = \"1s\"\n\
+             [plugins.\"io.containerd.service.v1.tasks-service\"]\nblockio_config_file = \"/b\"\n",
+        )]);
+        let lines: Vec<String> = loaded(&dir).unwrap().warnings.iter().map(ToString::to_string).collect();
+        let file = dir.path().join("config.toml");
+        let mut named: Vec<_> = lines
+            .iter()
+            .map(|line| line.strip_prefix(&format!("{}:", file.display())).unwrap_or(line))
+            .map(|line| line.splitn(3, ": ").nth(1).unwrap_or_default())
+            .collect();
+        named.sort_unstable();
+        let expected = [
+            "debug.address",
+            "grpc.address",
+            "metrics.address",
+            "plugins.\"io.containerd.service.v1.tasks-service\".blockio_config_file",
+            "timeouts.\"io.containerd.timeout.bolt.open\"",
+            "ttrpc.uid",
+        ];
+        assert_eq!(named, expected, "{lines:?}");
+        assert!(
+            lines.iter().any(|line| line.contains("grpc.address: ignored") && line.contains("[plugins."))
         );
     }
 

@@ -1,6 +1,6 @@
 //! The keys of a configuration file and what may stand behind each: containerd's, versions 2 to 4.
 
-use std::time::Duration;
+use windlass_core::duration;
 
 use super::document::{Document, KeyPath, shown};
 use super::{Error, Warning};
@@ -89,6 +89,14 @@ pub const FILE: Shape = Table(&[
     Key("proxy_plugins", Map(&Table(PROXY))),
 ]);
 
+/// Names in `timeouts` that have a meaning: the plugin of shims takes them as its own limits.
+pub const TIMEOUTS: &[&str] = &[
+    "io.containerd.timeout.shim.cleanup",
+    "io.containerd.timeout.shim.load",
+    "io.containerd.timeout.shim.shutdown",
+    "io.containerd.timeout.task.state",
+];
+
 /// The plugins that are the daemon's own listeners, by URI.
 pub const SERVERS: &[(&str, Shape)] = &[
     (
@@ -153,7 +161,7 @@ pub fn check(
         }
         Shape::Duration => {
             let text = value.as_str().ok_or_else(|| wrong("a duration like \"1m30s\""))?;
-            parse_duration(text).ok_or_else(|| bad(format!("{text:?} is not a duration like \"1m30s\"")))?;
+            duration::parse(text).ok_or_else(|| bad(format!("{text:?} is not a duration like \"1m30s\"")))?;
         }
         OneOf(allowed) => {
             let text = value.as_str().ok_or_else(|| wrong("text"))?;
@@ -192,51 +200,5 @@ fn kind(value: &toml::Value) -> &'static str {
         toml::Value::Datetime(_) => "a date",
         toml::Value::Array(_) => "a list",
         toml::Value::Table(_) => "a table",
-    }
-}
-
-/// A duration in Go's notation: `1h30m`, `1.5s`, `250ms`, `0`. Not negative.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut total = Duration::ZERO;
-    let mut any = false;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let after = &rest[digits..];
-        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let unit = match &after[..end] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::try_from_secs_f64(number * unit).ok()?)?;
-        rest = &after[end..];
-        any = true;
-    }
-    any.then_some(total)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        let ms = |text| parse_duration(text).map(|d| d.as_millis());
-        assert_eq!(ms("1m30s"), Some(90_000));
-        assert_eq!(ms("1.5s"), Some(1500));
-        assert_eq!(ms("250ms"), Some(250));
-        assert_eq!(ms("0"), Some(0));
-        for bad in ["", "5", "s", "-1s", "1x", "1s2", "999999999999999999999h"] {
-            assert_eq!(parse_duration(bad), None, "{bad}");
-        }
     }
 }

@@ -206,7 +206,7 @@ impl Reader<'_> {
     fn timeouts(&self) -> BTreeMap<String, Duration> {
         let table = self.0.get(&["timeouts"]).and_then(toml::Value::as_table);
         let entries = table.into_iter().flatten();
-        entries.filter_map(|(k, v)| Some((k.clone(), schema::parse_duration(v.as_str()?)?))).collect()
+        entries.filter_map(|(k, v)| Some((k.clone(), windlass_core::duration::parse(v.as_str()?)?))).collect()
     }
 
     fn tables(&self, key: &str) -> BTreeMap<String, toml::Table> {

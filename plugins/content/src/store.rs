@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use windlass_core::content::{self, Info, Status, WriterOptions};
 use windlass_core::digest::Hasher;
-use windlass_core::{Context, Digest, FieldMask, Filters, Labels, Result};
+use windlass_core::{Context, Digest, FieldMask, Filters, Labels, Result, blocking};
 
 use crate::blob::Blob;
 use crate::error::Error;
@@ -273,16 +273,6 @@ pub(crate) fn hash_rest(file: &mut File, hasher: &mut Hasher) -> io::Result<u64>
             Err(e) => return Err(e),
         }
     }
-}
-
-/// Runs file work on the blocking pool.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let task = tokio::task::spawn_blocking(work);
-    task.await.unwrap_or_else(|_| {
-        Err(windlass_core::Error::internal("content store: the blocking thread panicked"))
-    })
 }
 
 #[async_trait]

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use rustix::fs::{CWD, RenameFlags};
 use windlass_core::content::{self, Status, Sync, WriterOptions};
 use windlass_core::digest::Hasher;
-use windlass_core::{Digest, Labels, Result};
+use windlass_core::{Digest, Labels, Result, blocking};
 
 use crate::error::Error;
 use crate::ingest::Place;
-use crate::store::{Lock, Shared, blocking, exists, hash_rest, sync_dir};
+use crate::store::{Lock, Shared, exists, hash_rest, sync_dir};
 
 /// Writes of at least this size go to the blocking pool; smaller ones cost less than the way there.
 const INLINE: usize = 256 << 10;

@@ -6,11 +6,14 @@
 //! Where to look: one module per noun, the contract on its trait; [`registry`] finds, orders, starts and closes
 //! plugins; [`kinds`] lists the plugin kinds and what an instance of each is.
 
+mod blocking;
+pub mod capability;
 pub mod container;
 pub mod content;
 pub mod context;
 pub mod diff;
 pub mod digest;
+pub mod duration;
 pub mod error;
 pub mod event;
 pub mod fieldmask;
@@ -37,6 +40,7 @@ pub mod tree;
 pub mod types;
 pub mod validate;
 
+pub use blocking::blocking;
 pub use context::Context;
 pub use digest::{Descriptor, Digest};
 pub use error::{Class, Error, Result};

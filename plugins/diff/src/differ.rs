@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use windlass_core::content::{self, Blob, WriterOptions};
 use windlass_core::diff::{Applied, ApplyOptions, CompareOptions, Differ};
 use windlass_core::mount::Mount;
-use windlass_core::{Class, Context, Descriptor, Digest, Error, FieldMask, Labels, Result};
+use windlass_core::{Class, Context, Descriptor, Digest, FieldMask, Labels, Result, blocking};
 
 use crate::apply::{Target, apply, sync_filesystem};
 use crate::compare::{Packing, Trees};
@@ -151,11 +151,6 @@ impl Walking {
         }
         Ok((digest, size))
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let task = tokio::task::spawn_blocking(work);
-    task.await.unwrap_or_else(|_| Err(Error::internal("differ: the blocking thread panicked")))
 }
 
 #[async_trait]

@@ -69,39 +69,11 @@ impl TryFrom<&Config> for Limits {
 /// Parses `[-]<number><unit>…`; what is below zero is zero.
 fn duration(name: &str, text: &str) -> Result<Duration> {
     let bad = || Error::invalid(format!("{name} = {text:?} is not a duration: write 100ms, 1.5s or 2m"));
-    let (negative, mut rest) = match text.trim().strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.trim()),
-    };
-    if rest == "0" {
-        return Ok(Duration::ZERO);
+    match text.trim().strip_prefix('-') {
+        Some(rest) => windlass_core::duration::parse(rest).map(|_| Duration::ZERO),
+        None => windlass_core::duration::parse(text.trim()),
     }
-    if rest.is_empty() {
-        return Err(bad());
-    }
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digit = |c: char| c.is_ascii_digit() || c == '.';
-        let unit = rest.find(|c| !digit(c)).ok_or_else(bad)?;
-        let number: f64 = rest[..unit].parse().map_err(|_| bad())?;
-        rest = &rest[unit..];
-        let next = rest.find(digit).unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..next] {
-                "ns" => 1e-9,
-                "us" | "µs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return Err(bad()),
-            };
-        rest = &rest[next..];
-    }
-    if negative {
-        return Ok(Duration::ZERO);
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
+    .ok_or_else(bad)
 }
 
 struct SchedulerPlugin;

@@ -78,31 +78,19 @@ impl TryFrom<&Config> for Limits {
     }
 }
 
-/// Parses `<number><unit>…`. Nothing can be done in no time, and nobody waits for more than a day.
+/// Limits of a limit.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Nothing can be done in no time, and nobody waits for more than a day.
 fn duration(key: &str, text: &str) -> Result<Duration> {
     let bad =
         || Error::invalid(format!("{key} = {text:?} must be a time from 1ms to 24h, such as 500ms or 2s"));
-    let (mut rest, mut seconds) = (text.trim(), 0.0);
-    while !rest.is_empty() {
-        let digit = |c: char| c.is_ascii_digit() || c == '.';
-        let (number, tail) = rest.split_at(rest.find(|c| !digit(c)).ok_or_else(bad)?);
-        let (unit, tail) = tail.split_at(tail.find(digit).unwrap_or(tail.len()));
-        let scale = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(bad()),
-        };
-        seconds += number.parse::<f64>().map_err(|_| bad())? * scale;
-        rest = tail;
-    }
-    if !(0.001..=86_400.0).contains(&seconds) {
+    let given = windlass_core::duration::parse(text.trim()).ok_or_else(bad)?;
+    if !(SHORTEST..=LONGEST).contains(&given) {
         return Err(bad());
     }
-    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
+    Ok(given)
 }
 
 #[cfg(test)]

@@ -87,6 +87,33 @@ impl Limits {
     }
 }
 
+/// Limits by containerd's names, as the table `timeouts` of a configuration has them, and the keys that they are here.
+const NAMES: [(&str, &str); 4] = [
+    ("io.containerd.timeout.shim.cleanup", "cleanup"),
+    ("io.containerd.timeout.shim.load", "load"),
+    ("io.containerd.timeout.shim.shutdown", "shutdown"),
+    ("io.containerd.timeout.task.state", "state"),
+];
+
+impl Limits {
+    /// The defaults, then those that have containerd's names, then our `own` table. One of nought would be none at all under
+    /// containerd; as there is always one here, it is passed over.
+    pub fn new(own: &toml::Table, named: &BTreeMap<String, Duration>) -> Result<Self> {
+        let mut table = Self::table();
+        for (name, key) in NAMES {
+            match named.get(name) {
+                Some(limit) if limit.is_zero() => {
+                    tracing::warn!("timeouts.{name:?} is passed over: there is always a limit here")
+                }
+                Some(limit) => drop(table.insert(key.into(), format!("{}ns", limit.as_nanos()).into())),
+                None => {}
+            }
+        }
+        table.extend(own.clone());
+        table.try_into().map_err(|e| Error::invalid("limits of shims").with_source(e))
+    }
+}
+
 /// How shims are started.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -106,6 +133,9 @@ pub struct Settings {
     pub limits: Limits,
 }
 
+/// Longest limit that can be set.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).map_err(serde::de::Error::custom)
@@ -118,27 +148,11 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
             "duration {text:?}: write it as 90s, 1m30s or 250ms, more than 0, at most 24h"
         ))
     };
-    let mut seconds = 0f64;
-    let mut rest = text.trim();
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| digits + n);
-        seconds += number
-            * match &rest[digits..unit_end] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                _ => return Err(bad()),
-            };
-        rest = &rest[unit_end..];
-    }
-    if !(seconds > 0.0 && seconds <= 86_400.0) {
+    let given = windlass_core::duration::parse(text.trim()).ok_or_else(bad)?;
+    if given.is_zero() || given > LONGEST {
         return Err(bad());
     }
-    Ok(Duration::from_secs_f64(seconds))
+    Ok(given)
 }
 
 #[cfg(test)]
@@ -162,6 +176,16 @@ mod tests {
         assert_eq!(limits.state, Limits::default().state);
         assert!(toml::from_str::<Limits>("nonsense = \"7s\"").is_err());
         assert!(toml::from_str::<Limits>("create = \"0s\"").is_err());
+        let named = BTreeMap::from([
+            ("io.containerd.timeout.shim.load".to_owned(), Duration::from_secs(9)),
+            ("io.containerd.timeout.task.state".to_owned(), Duration::from_millis(1500)),
+            ("io.containerd.timeout.shim.cleanup".to_owned(), Duration::ZERO),
+        ]);
+        let limits = Limits::new(&"load = \"4s\"".parse().unwrap(), &named).unwrap();
+        assert_eq!(limits.load, Duration::from_secs(4), "the own key wins");
+        assert_eq!(limits.state, Duration::from_millis(1500));
+        assert_eq!(limits.cleanup, Limits::default().cleanup);
+        assert!(Limits::new(&"nonsense = \"7s\"".parse().unwrap(), &named).is_err());
         let again: Limits = toml::Value::Table(Limits::table()).try_into().unwrap();
         assert_eq!(format!("{again:?}"), format!("{:?}", Limits::default()));
     }

@@ -36,7 +36,7 @@ struct ShimConfig {
     socket_dir: String,
     runtimes: BTreeMap<String, PathBuf>,
     oci_runtime: String,
-    timeouts: Limits,
+    timeouts: Table,
 }
 
 struct ShimPlugin;
@@ -62,7 +62,7 @@ impl Plugin for ShimPlugin {
             env: config.env,
             runtimes: config.runtimes,
             oci_runtime: Some(config.oci_runtime).filter(|binary| !binary.is_empty()),
-            limits: config.timeouts,
+            limits: Limits::new(&config.timeouts, &options.timeouts)?,
         })))
     }
 
@@ -71,6 +71,7 @@ impl Plugin for ShimPlugin {
             .clone()
             .try_into()
             .map_err(|e| Error::invalid("configuration of the shim manager").with_source(e))?;
+        Limits::new(&parsed.timeouts, &BTreeMap::new())?;
         if !parsed.socket_dir.is_empty() {
             checked_dir(&parsed.socket_dir)?;
         }

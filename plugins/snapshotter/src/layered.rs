@@ -6,7 +6,7 @@ use std::sync::Arc;
 use windlass_core::content::Sync;
 use windlass_core::metastore::MetaStore;
 use windlass_core::snapshot::{CommitOptions, Info, Kind, Usage};
-use windlass_core::{Error, FieldMask, Filters, Labels, Result, tree};
+use windlass_core::{Error, FieldMask, Filters, Labels, Result, blocking, tree};
 
 use crate::adopt;
 use crate::dirs::Dirs;
@@ -144,10 +144,4 @@ fn measure(path: &Path, sync: Sync) -> Result<Usage> {
         rustix::fs::syncfs(&directory).map_err(error::Error::io("sync the file system of", path))?;
     }
     Ok(usage)
-}
-
-/// Runs file work on the blocking pool.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let task = tokio::task::spawn_blocking(work);
-    task.await.unwrap_or_else(|_| Err(Error::internal("snapshotter: the blocking thread panicked")))
 }

@@ -44,9 +44,15 @@ impl Node {
     }
 
     pub fn with(builder: Builder) -> Self {
+        Self::with_network(builder, "")
+    }
+
+    /// With more keys of the table `cni`.
+    pub fn with_network(builder: Builder, keys: &str) -> Self {
         let plugin = Plugin::default();
         // Plugins of NRI join at a socket of the machine, of which there is one.
-        let config = format!("[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n{}", plugin.config());
+        let config =
+            format!("[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n{}{keys}", plugin.config());
         let daemon = builder.config(&config).start();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let node = Self {

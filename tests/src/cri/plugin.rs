@@ -18,6 +18,12 @@ pub enum Mode {
     Garbage,
     /// ADD takes an address and does not end before [`Plugin::release`].
     Hangs,
+    /// Every command takes longer than anybody waits.
+    Sleeps,
+    /// ADD takes an address and prints without end; so does DEL.
+    Floods,
+    /// ADD takes an address and fails, and so does DEL.
+    Refuses,
     /// DEL fails.
     Keeps,
 }
@@ -34,10 +40,12 @@ here=${0%/*}
 cat >/dev/null
 mode=$(cat "$here/mode")
 error() { echo "{\"cniVersion\":\"1.0.0\",\"code\":100,\"msg\":\"$1\"}"; exit 1; }
+sleeps() { : >"$here/hangs"; sleep 1000 & wait; }
+floods() { exec yes "$(head -c 4000 /dev/zero | tr '\0' x)"; }
 case $CNI_COMMAND in
   VERSION) echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'; exit ;;
   DEL)
-    [ "$mode" != keeps ] || error "COMPLAINT"
+    case $mode in keeps | refuses) error "COMPLAINT" ;; sleeps) sleeps ;; floods) floods ;; esac
     for owner in "$here"/addresses/*/"$CNI_CONTAINERID-$CNI_IFNAME"; do
       [ ! -e "$owner" ] || rm -r "${owner%/*}"
     done
@@ -49,7 +57,9 @@ n=2
 until mkdir "$here/addresses/10.9.0.$n" 2>/dev/null; do n=$((n + 1)); done
 : >"$here/addresses/10.9.0.$n/$CNI_CONTAINERID-$CNI_IFNAME"
 case $mode in
-  fails) error "COMPLAINT" ;;
+  fails | refuses) error "COMPLAINT" ;;
+  sleeps) sleeps ;;
+  floods) floods ;;
   garbage) echo 'this is no JSON'; exit ;;
   hangs) : >"$here/hangs"; read -r _ <"$here/gate" ;;
 esac

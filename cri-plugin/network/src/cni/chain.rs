@@ -26,9 +26,20 @@ pub struct Caller {
 pub struct Attachment {
     pub config: Arc<NetworkConfig>,
     pub entry: Entry,
+    /// How many of its plugins have been run, as far as is known: the others hold nothing.
+    ran: Option<usize>,
 }
 
 impl Attachment {
+    pub fn new(config: Arc<NetworkConfig>, entry: Entry) -> Self {
+        Self { config, entry, ran: None }
+    }
+
+    /// Whether the plugin of this place in the network may hold something.
+    fn may_hold(&self, index: usize) -> bool {
+        self.ran.is_none_or(|ran| index < ran)
+    }
+
     fn parameters(&self) -> Parameters {
         Parameters {
             container_id: self.entry.container_id.clone(),
@@ -56,13 +67,16 @@ impl Caller {
     pub async fn add(&self, attachment: &mut Attachment) -> Result<()> {
         self.store(&attachment.entry).await?;
         let (config, parameters) = (attachment.config.clone(), attachment.parameters());
-        for plugin in &config.plugins {
+        for (i, plugin) in config.plugins.iter().enumerate() {
             let request = attachment.request(plugin, attachment.entry.result.as_ref());
-            let answer =
-                self.plugins.run(&plugin.kind, Verb::Add, &parameters, request, self.limits.exec).await?;
-            let result = read(&answer).and_then(|value| in_version(value, config.version));
-            let result = result.map_err(|why| garbage(&plugin.kind, Verb::Add, why, &answer))?;
-            attachment.entry.result = Some(result);
+            let run = self.plugins.run(&plugin.kind, Verb::Add, &parameters, request, self.limits.exec);
+            let ended = run.await;
+            attachment.ran = Some(i + usize::from(!matches!(ended, Err(Error::NoPlugin { .. }))));
+            let result = ended.and_then(|answer| {
+                let result = read(&answer).and_then(|value| in_version(value, config.version));
+                result.map_err(|why| garbage(&plugin.kind, Verb::Add, why, &answer))
+            });
+            attachment.entry.result = Some(result.map_err(|error| error.on(&config.name))?);
         }
         self.store(&attachment.entry).await
     }
@@ -82,10 +96,11 @@ impl Caller {
             parameters.netns.clear();
         }
         let mut outcome = Ok(());
-        for plugin in attachment.config.plugins.iter().rev() {
+        for (i, plugin) in attachment.config.plugins.iter().enumerate().rev() {
             let request = attachment.request(plugin, result.as_ref());
             match self.plugins.run(&plugin.kind, Verb::Del, &parameters, request, self.limits.exec).await {
                 Ok(_) => {}
+                Err(Error::NoPlugin { .. }) if !attachment.may_hold(i) => {}
                 Err(error) if is_absence(&error, gone) => {
                     tracing::debug!(
                         pod = parameters.container_id,
@@ -93,7 +108,7 @@ impl Caller {
                         "nothing to take away"
                     );
                 }
-                Err(error) => outcome = outcome.and(Err(error)),
+                Err(error) => outcome = outcome.and(Err(error.on(&attachment.config.name))),
             }
         }
         outcome?;
@@ -112,7 +127,8 @@ impl Caller {
         };
         for plugin in &config.plugins {
             let request = attachment.request(plugin, Some(&result));
-            self.plugins.run(&plugin.kind, Verb::Check, &parameters, request, self.limits.exec).await?;
+            let run = self.plugins.run(&plugin.kind, Verb::Check, &parameters, request, self.limits.exec);
+            run.await.map_err(|error| error.on(&config.name))?;
         }
         Ok(())
     }
@@ -125,7 +141,8 @@ impl Caller {
         let none = Parameters::default();
         for plugin in &config.plugins {
             let request = plugin.request(config, &[], &serde_json::Map::new());
-            self.plugins.run(&plugin.kind, Verb::Status, &none, request, self.limits.status).await?;
+            let run = self.plugins.run(&plugin.kind, Verb::Status, &none, request, self.limits.status);
+            run.await.map_err(|error| error.on(&config.name))?;
         }
         Ok(())
     }
@@ -140,7 +157,7 @@ impl Caller {
         for plugin in &config.plugins {
             let request = plugin.request(config, &more, &serde_json::Map::new());
             let run = self.plugins.run(&plugin.kind, Verb::Gc, &none, request, self.limits.exec);
-            outcome = outcome.and(run.await.map(drop));
+            outcome = outcome.and(run.await.map(drop).map_err(|error| error.on(&config.name)));
         }
         outcome
     }

@@ -245,7 +245,7 @@ impl Inner {
             entry.netns = pod.netns.display().to_string();
             entry.cni_args = pod.args();
             entry.capability_args = pod.capability_args();
-            Attachment { config, entry }
+            Attachment::new(config, entry)
         });
         each.collect()
     }
@@ -267,7 +267,7 @@ impl Inner {
         if config.is_none() {
             tracing::warn!(pod = entry.container_id, network = entry.network_name, "the network is unknown");
         }
-        Some(Attachment { config: config?, entry })
+        Some(Attachment::new(config?, entry))
     }
 
     async fn attach(self: &Arc<Self>, pod: &Pod) -> Result<Outcome> {

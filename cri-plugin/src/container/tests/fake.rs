@@ -53,6 +53,7 @@ pub struct FakeTasks {
     pub hung: AtomicBool,
     pub refuse_start: AtomicBool,
     pub refuse_update: AtomicBool,
+    pub refuse_checkpoint: AtomicBool,
 }
 
 const KILL: u32 = 9;
@@ -154,11 +155,13 @@ impl Tasks for FakeTasks {
         })
     }
 
-    async fn pause(&self, _: &Context, _: &str) -> Result<()> {
+    async fn pause(&self, _: &Context, id: &str) -> Result<()> {
+        self.note(format!("pause {id}"));
         Ok(())
     }
 
-    async fn resume(&self, _: &Context, _: &str) -> Result<()> {
+    async fn resume(&self, _: &Context, id: &str) -> Result<()> {
+        self.note(format!("resume {id}"));
         Ok(())
     }
 
@@ -188,7 +191,18 @@ impl Tasks for FakeTasks {
         Ok(())
     }
 
-    async fn checkpoint(&self, _: &Context, _: &str, _: &str, _: Option<Any>) -> Result<()> {
+    async fn checkpoint(&self, _: &Context, id: &str, path: &str, options: Option<Any>) -> Result<()> {
+        self.note(format!("checkpoint {id}"));
+        if self.refuse_checkpoint.load(Ordering::SeqCst) {
+            return Err(Error::unknown("criu fails"));
+        }
+        let options: windlass_api::runc::CheckpointOptions =
+            windlass_api::convert::any::unpack(&options.expect("our shim is given some"))?;
+        assert!(!options.exit, "the container goes on");
+        std::fs::create_dir(path).map_err(|e| Error::io(path, e))?;
+        for (dir, name) in [(path, "pages-1.img"), (options.work_path.as_str(), "dump.log")] {
+            std::fs::write(std::path::Path::new(dir).join(name), name).map_err(|e| Error::io(name, e))?;
+        }
         Ok(())
     }
 

@@ -125,7 +125,7 @@ impl Stack {
         container
     }
 
-    async fn running(&self, name: &str) -> Arc<Container> {
+    pub(crate) async fn running(&self, name: &str) -> Arc<Container> {
         let container = self.made(name, ContainerStatus::default()).await;
         self.start(&container).await.unwrap();
         container
@@ -198,6 +198,7 @@ async fn plugin(
         host: crate::spec::Host::default(),
         settings: BTreeMap::from([("runc".to_owned(), crate::spec::Settings::default())]),
         networks: Networks::new(&config, &root.path().join("cni")).await.unwrap(),
+        differ: Some(Arc::new(windlass_diff::Walking::new(db.content(), windlass_diff::Limit::default()))),
         nri: None,
         users: Default::default(),
         events: Default::default(),
@@ -207,7 +208,7 @@ async fn plugin(
         address: Default::default(),
         handlers: Default::default(),
         pause_program: Default::default(),
-        config,
+        config: Arc::new(config),
     })
 }
 

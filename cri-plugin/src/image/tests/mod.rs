@@ -129,7 +129,7 @@ impl Stack {
 
     /// Waits until the index shows what it should.
     async fn until(&self, shown: impl Fn(&Images) -> bool) {
-        let mut changes = self.images.follow();
+        let mut changes = self.images.index.follow();
         let wait = async {
             while !shown(&self.images) {
                 changes.changed().await.unwrap();

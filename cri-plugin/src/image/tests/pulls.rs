@@ -287,7 +287,7 @@ async fn pinned_images_say_so() {
     registry.add("other", "1", &of_user(&made, "1"));
     let pause = name(&registry, "app:1");
     let stack = Stack::with(config(&format!("pinned_images = {{ sandbox = '{pause}' }}"))).await;
-    assert_eq!(stack.images.sandbox_image(), pause);
+    assert_eq!(stack.images.config().sandbox_image(), pause);
     stack.pull(&pause).await.unwrap();
     stack.pull(&name(&registry, "other:1")).await.unwrap();
     let pinned: Vec<_> =

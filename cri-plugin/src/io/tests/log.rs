@@ -29,9 +29,6 @@ async fn both_streams_go_to_the_log() {
     let metadata = std::fs::metadata(&rig.log).unwrap();
     assert_eq!(metadata.mode() & 0o7777, 0o640);
     io.close().await;
-    ContainerIo::remove(&rig.state(), "c1").await.unwrap();
-    ContainerIo::remove(&rig.state(), "c1").await.unwrap();
-    assert!(!rig.state().join("c1").exists());
 }
 
 #[tokio::test]
@@ -216,7 +213,6 @@ async fn hostile_paths_and_names_are_refused() {
     for id in ["", ".", "..", "../x", "a/b", "a\0b", &"a".repeat(300)] {
         let made = ContainerIo::create(&rig.state(), id, false, false, false, Some(&rig.log), -1).await;
         assert_eq!(made.err().unwrap().class(), Class::InvalidArgument, "{id:?}");
-        assert_eq!(ContainerIo::remove(&rig.state(), id).await.unwrap_err().class(), Class::InvalidArgument);
     }
 }
 

@@ -119,10 +119,11 @@ impl Text {
 }
 
 /// All valid files of the directories; what is wrong with the others is logged, for they may not be what is asked for.
-pub fn all(dirs: &[PathBuf]) -> Vec<File> {
+pub fn all(dirs: &[impl AsRef<Path>]) -> Vec<File> {
     let mut files = Vec::new();
     for (priority, dir) in dirs.iter().enumerate() {
-        let mut paths: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        let mut paths: Vec<_> =
+            fs::read_dir(dir.as_ref()).into_iter().flatten().flatten().map(|e| e.path()).collect();
         paths.retain(|p| matches!(p.extension().and_then(|e| e.to_str()), Some("json" | "yaml")));
         paths.sort();
         for path in paths.into_iter().take(MAX_FILES) {

@@ -8,7 +8,7 @@ mod file;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use windlass_api::cri;
@@ -25,7 +25,7 @@ pub fn asked(settings: &Settings, config: &cri::ContainerConfig) -> Result<Vec<S
     let fields = config.cdi_devices.iter().map(|d| d.name.clone());
     let annotations = config.annotations.iter().filter(|(key, _)| key.starts_with(ANNOTATION));
     let annotated = annotations.flat_map(|(_, value)| value.split(',')).map(str::to_owned);
-    if !settings.enable_cdi {
+    if !settings.config.enable_cdi {
         // Annotations are words that others may use; the field is a request.
         let names: Vec<_> = fields.collect();
         if names.is_empty() {
@@ -52,7 +52,7 @@ pub fn asked(settings: &Settings, config: &cri::ContainerConfig) -> Result<Vec<S
 
 /// Puts devices into a specification. One that no file describes, or two files of the same rank do, is an error. To be
 /// called when the process' user is known.
-pub fn inject(spec: &mut Value, dirs: &[PathBuf], names: &[String]) -> Result<()> {
+pub fn inject(spec: &mut Value, dirs: &[impl AsRef<Path>], names: &[String]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }

@@ -149,7 +149,7 @@ fn names_come_from_the_field_and_from_annotations() {
         ..Default::default()
     };
     let on = Settings::default();
-    let off = Settings { enable_cdi: false, ..Settings::default() };
+    let off = Settings::with(|config, _| config.enable_cdi = false);
     let both = config(&["a/b=c", "a/b=c"], &[("cdi.k8s.io/x", "a/b=d,a/b=c"), ("other", "q/r=s")]);
     assert_eq!(asked(&on, &both).unwrap(), ["a/b=c", "a/b=d"]);
     assert!(asked(&off, &both).is_err());

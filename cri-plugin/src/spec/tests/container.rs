@@ -40,7 +40,7 @@ impl Case {
     fn new(security: Security) -> Self {
         Self {
             host: host(),
-            settings: Settings { privileged_without_host_devices: true, ..Settings::default() },
+            settings: Settings::with(|_, runtime| runtime.privileged_without_host_devices = true),
             pod: pod_config(options(Own)),
             config: request(security),
             image: json!({}),
@@ -84,7 +84,7 @@ fn a_plain_container() {
     assert_eq!(spec["process"]["oomScoreAdj"], -998);
     assert_eq!(spec["process"]["env"], json!([process::PATH, "HOSTNAME=pod-host"]));
     assert_eq!(spec["process"]["user"], json!({"uid": 0, "gid": 0, "additionalGids": [0]}));
-    assert_eq!(spec["process"]["capabilities"]["bounding"], json!(caps::DEFAULT));
+    assert_eq!(spec["process"]["capabilities"]["bounding"], json!(windlass_core::capability::DEFAULT));
     assert_eq!(spec["root"], json!({"path": "rootfs"}));
     assert_eq!(spec["linux"]["cgroupsPath"], "/kubepods/pod1/id");
     assert_eq!(spec["linux"]["maskedPaths"], json!([]));
@@ -155,7 +155,7 @@ fn privilege_is_the_pods_to_give() {
     })
     .privileged();
     case.host.cgroup_v2 = true;
-    case.settings.privileged_without_host_devices = false;
+    case.settings.runtime.privileged_without_host_devices = false;
     let spec = case.spec();
     assert_eq!(spec["process"]["capabilities"]["effective"], json!(case.host.capabilities));
     assert_eq!(spec["linux"]["maskedPaths"], json!([]));
@@ -248,7 +248,7 @@ fn scores_are_what_the_machine_permits() {
     case.host.min_oom_score_adj = -10;
     assert_eq!(case.spec()["process"]["oomScoreAdj"], -10);
     case.host.oom_score_adj = 5;
-    case.settings.restrict_oom_score_adj = true;
+    case.settings = Settings::with(|config, _| config.restrict_oom_score_adj = true);
     assert_eq!(case.spec()["process"]["oomScoreAdj"], 5);
     case.config.linux.as_mut().unwrap().resources = None;
     assert!(case.spec()["process"].get("oomScoreAdj").is_none());
@@ -289,8 +289,8 @@ fn a_base_specification_comes_through() {
 #[test]
 fn annotations_cannot_stand_in_for_ours() {
     let mut case = Case::new(Security::default());
-    case.settings.pod_annotations = vec!["*".into(), "*/*".into()];
-    case.settings.container_annotations = vec!["run.x/*".into()];
+    case.settings.runtime.pod_annotations = vec!["*".into(), "*/*".into()];
+    case.settings.runtime.container_annotations = vec!["run.x/*".into()];
     case.pod.annotations = [("io.kubernetes.cri.sandbox-id", "forged"), ("pod/x", "1")]
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .into();
@@ -313,28 +313,27 @@ fn classes_need_configuration() {
     };
     let (blockio, rdt) = ("io.kubernetes.cri.blockio-class", "io.kubernetes.cri.rdt-class");
     let error = |case: &Case| case.build(|_| {}, None).unwrap_err().to_string();
-    assert!(error(&with(blockio, "slow")).starts_with("blockio disabled, refusing"));
-    assert!(error(&with(rdt, "gold")).starts_with("RDT disabled, refusing"));
+    for (key, words, remedy) in [
+        (blockio, "blockio disabled, refusing", "containerd.ignore_blockio_not_enabled_errors"),
+        (rdt, "RDT disabled, refusing", "containerd.ignore_rdt_not_enabled_errors"),
+    ] {
+        let error = error(&with(key, "gold"));
+        assert!(error.starts_with(words) && error.contains("\"gold\"") && error.contains(remedy), "{error}");
+    }
     for key in [blockio, rdt] {
         let mut case = with(key, "x");
-        case.settings.ignore_blockio_not_enabled_errors = true;
-        case.settings.ignore_rdt_not_enabled_errors = true;
+        case.settings = Settings::with(|config, _| {
+            config.containerd.ignore_blockio_not_enabled_errors = true;
+            config.containerd.ignore_rdt_not_enabled_errors = true;
+        });
         assert!(case.build(|_| {}, None).is_ok());
     }
-    let mut case = with(blockio, "slow");
-    case.settings.blockio_classes = Some([("slow".to_owned(), json!({"weight": 10}))].into());
-    assert_eq!(case.spec()["linux"]["resources"]["blockIO"], json!({"weight": 10}));
-    case.config.annotations.insert(blockio.into(), "none".into());
-    assert!(case.build(|_| {}, None).is_err());
-    let mut case = with(rdt, "gold");
-    case.settings.rdt = true;
-    assert_eq!(case.spec()["linux"]["intelRdt"], json!({"closID": "gold"}));
 }
 
 #[test]
 fn systemd_has_its_own_form() {
     let mut case = Case::new(Security::default());
-    case.settings.systemd_cgroup = true;
+    case.settings.runtime.options.insert("SystemdCgroup".into(), true.into());
     let built = case.build(|p| p.cgroup_parent = "/a.slice/a-b.slice".into(), None).unwrap();
     assert_eq!(built.spec["linux"]["cgroupsPath"], "a-b.slice:cri-containerd:id");
     assert!(case.build(|_| {}, None).is_err());

@@ -61,7 +61,7 @@ fn links_and_directories_are_followed() {
 
 #[test]
 fn owners_are_the_users_where_configuration_says_so() {
-    let settings = Settings { device_ownership_from_security_context: true, ..Settings::default() };
+    let settings = Settings::with(|config, _| config.device_ownership_from_security_context = true);
     let mut config = ask("/dev/null", "/dev/null", "rw");
     config.linux = Some(cri::LinuxContainerConfig {
         security_context: Some(cri::LinuxContainerSecurityContext {
@@ -93,11 +93,10 @@ fn what_is_no_device_is_refused() {
 fn the_privileged_have_all() {
     let run = |without, all| {
         let mut spec = json!({"linux": {"resources": {"devices": [{"allow": false, "access": "rwm"}]}}});
-        let settings = Settings {
-            privileged_without_host_devices: without,
-            privileged_without_host_devices_all_devices_allowed: all,
-            ..Settings::default()
-        };
+        let settings = Settings::with(|_, runtime| {
+            runtime.privileged_without_host_devices = without;
+            runtime.privileged_without_host_devices_all_devices_allowed = all;
+        });
         privileged(&mut spec, &settings).unwrap();
         let devices = spec["linux"]["devices"].as_array().cloned().unwrap_or_default();
         let null = devices.iter().any(|d| d["path"] == "/dev/null");

@@ -13,7 +13,7 @@ pub fn host() -> Host {
         rro_mounts: true,
         idmap_mounts: true,
         min_oom_score_adj: -1000,
-        capabilities: super::host::CAPABILITIES.map(str::to_owned).to_vec(),
+        capabilities: windlass_core::capability::ALL.map(str::to_owned).to_vec(),
         hostname: "node".into(),
         ..Host::default()
     }

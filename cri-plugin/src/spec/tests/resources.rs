@@ -60,8 +60,11 @@ fn huge_pages_depend_on_configuration_and_kernel() {
         hugepage_limits: vec![cri::HugepageLimit { page_size: "2MB".into(), limit: 4 }],
         ..Default::default()
     };
-    let on = Settings { disable_hugetlb_controller: false, ..Settings::default() };
-    let strict = Settings { tolerate_missing_hugetlb_controller: false, ..on.clone() };
+    let on = Settings::with(|config, _| config.disable_hugetlb_controller = false);
+    let strict = Settings::with(|config, _| {
+        config.disable_hugetlb_controller = false;
+        config.tolerate_missing_hugetlb_controller = false;
+    });
     let without = Host::default();
     let run = |host: &Host, settings: &Settings| {
         resources(host, settings, &asked, &json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 1}]}))
@@ -102,7 +105,7 @@ fn a_status_tells_what_was_set() {
         unified: [("a.b".to_owned(), "c".to_owned())].into(),
         oom_score_adj: 7,
     };
-    let on = Settings { disable_hugetlb_controller: false, ..Settings::default() };
+    let on = Settings::with(|config, _| config.disable_hugetlb_controller = false);
     let found = resources(&host(), &on, &asked, &Value::Null).unwrap();
     let status = resources_status(&json!({"process": {"oomScoreAdj": 7}, "linux": {"resources": found}}));
     assert_eq!(status.linux, Some(asked));

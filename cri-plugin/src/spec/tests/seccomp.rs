@@ -17,7 +17,7 @@ fn rules<'a>(profile: &'a Value, call: &str) -> Vec<&'a Value> {
 
 #[test]
 fn the_table_is_read() {
-    let profile = default(&caps(&super::super::caps::DEFAULT));
+    let profile = default(&caps(&windlass_core::capability::DEFAULT));
     assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
     let names = allowed(&profile);
     assert!(names.len() > 350 && names.windows(2).all(|w| w[0] < w[1]));
@@ -34,7 +34,7 @@ fn the_table_is_read() {
         let words: Vec<_> = line.split_whitespace().collect();
         let form = match words[..] {
             ["allow"] | ["allow", "arch", _, ..] => true,
-            ["allow", "cap", cap] => super::super::host::CAPABILITIES.contains(&cap),
+            ["allow", "cap", cap] => windlass_core::capability::ALL.contains(&cap),
             ["if", _, _, "<" | ">" | "==", _] => true,
             _ => {
                 line.starts_with("  ")
@@ -98,7 +98,7 @@ fn of(kind: ProfileType, file: &str) -> cri::SecurityProfile {
 #[test]
 fn which_profile_it_is() {
     let host = Host { seccomp: true, ..Host::default() };
-    let unset = Settings { unset_seccomp_profile: "runtime/default".into(), ..Settings::default() };
+    let unset = Settings::with(|config, _| config.unset_seccomp_profile = "runtime/default".into());
     let plain = Settings::default();
     let run = |settings: &Settings, asked: Option<cri::SecurityProfile>, older: &str, privileged| {
         profile(&host, settings, asked.as_ref(), older, privileged, &[]).map(|p| p.is_some())

@@ -125,7 +125,11 @@ fn hostile_files_neither_hang_nor_lead_out() {
     let passwd = dir.path().join("etc/passwd");
     std::fs::remove_file(&passwd).unwrap();
     mknodat(CWD, &passwd, FileType::Fifo, Mode::RUSR, 0).unwrap();
-    assert!(run(&root).is_err(), "a FIFO is refused, and not waited for");
+    let error = windlass_core::Error::from(run(&root).unwrap_err());
+    assert!(
+        error.is(windlass_core::Class::InvalidArgument),
+        "a FIFO is refused, and not waited for: {error}"
+    );
 
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("passwd"), "evil:x:1000:0::/:/bin/sh\n").unwrap();
@@ -142,7 +146,10 @@ fn hostile_files_neither_hang_nor_lead_out() {
     std::fs::remove_file(&passwd).unwrap();
     let file = std::fs::File::create(&passwd).unwrap();
     file.set_len(8 << 30).unwrap();
-    assert!(run(&root).is_err(), "eight gigabytes are not read");
+    let refused = |root: &Tree| windlass_core::Error::from(run(root).unwrap_err());
+    let error = refused(&root);
+    assert!(error.message().contains("/etc/passwd of the image is too large"), "eight gigabytes: {error}");
+    assert!(error.is(windlass_core::Class::FailedPrecondition), "{error:?}");
 
     std::fs::write(&passwd, "x:y:z:1:".repeat(100_000)).unwrap();
     assert!(run(&root).is_err(), "a line has an end");

@@ -1,11 +1,11 @@
 //! The labels by which objects refer to each other. They are containerd's; its documentation of garbage collection
 //! describes them.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use windlass_core::Labels;
+use windlass_core::{Labels, duration};
 
 use crate::keys::{self, object};
 
@@ -124,39 +124,17 @@ pub(super) fn conditions(ns: &str, labels: &Labels) -> Vec<(Vec<u8>, Condition)>
 
 /// Seconds of a duration as Go writes it: `1h30m`, `-1.5s`, `100ms`.
 fn parse_duration(text: &str) -> Option<f64> {
-    let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1.0, rest),
-        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(0.0);
+    match text.strip_prefix('-') {
+        Some(rest) if rest.starts_with('+') => None,
+        Some(rest) => duration::parse(rest).map(|before| -before.as_secs_f64()),
+        None => duration::parse(text).map(|after| after.as_secs_f64()),
     }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let unit_at = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
-        let number: f64 = rest[..unit_at].parse().ok()?;
-        let after = &rest[unit_at..];
-        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let unit = match &after[..unit_end] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" | "μs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        seconds += number * unit;
-        rest = &after[unit_end..];
-    }
-    (seconds <= Duration::MAX.as_secs_f64()).then_some(sign * seconds)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {

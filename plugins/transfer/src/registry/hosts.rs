@@ -226,7 +226,8 @@ fn host(dir: &Path, server: &str, config: &toml::Table) -> Result<HostConfig> {
         None => None,
         Some(Value::String(text)) if text.is_empty() => None,
         Some(Value::String(text)) => Some(
-            duration(text).ok_or_else(|| Error::Config(format!("dial_timeout {text:?} is no duration")))?,
+            windlass_core::duration::parse(text)
+                .ok_or_else(|| Error::Config(format!("dial_timeout {text:?} is no duration")))?,
         ),
         Some(_) => return Err(Error::Config("\"dial_timeout\" must be a string".into())),
     };
@@ -303,30 +304,6 @@ fn pairs(dir: &Path, value: &Value) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
         }
     }
     Ok(result)
-}
-
-/// Go's durations: `1m30s`, `250ms`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(digits);
-        let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit);
-        let seconds = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        total += number.parse::<f64>().ok()? * seconds;
-        rest = tail;
-    }
-    (!text.is_empty()).then(|| Duration::try_from_secs_f64(total).ok()).flatten()
 }
 
 /// Docker's `certs.d`: `.crt` are authorities, `.cert` with `.key` are client certificates.
