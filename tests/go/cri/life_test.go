@@ -1,9 +1,11 @@
 package cri
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -143,4 +145,33 @@ func TestRemoveContainer(t *testing.T) {
 	s.ok(err) // logs are the kubelet's
 	again := p.create(idle, func(c *cri.ContainerConfig) { c.Metadata = running.config.Metadata })
 	s.truth(again.id != running.id, "a removed container came back")
+}
+
+// A pod is stopped just when its container ends by itself: whoever of the two is taken down last takes the shim along.
+func TestShimsEnd(t *testing.T) {
+	s := begin(t)
+	own := cri.NamespaceMode_POD // the pod has a process of its own, which is the shim's first
+	var pods []string
+	for range 20 {
+		p := s.pod(func(c *cri.PodSandboxConfig) { c.Linux.SecurityContext.NamespaceOptions.Pid = own })
+		c := p.create("exit 0", func(c *cri.ContainerConfig) { c.Linux.SecurityContext.NamespaceOptions.Pid = own })
+		c.start()
+		for c.status().State != cri.ContainerState_CONTAINER_EXITED {
+		}
+		p.stop()
+		pods = append(pods, p.id)
+	}
+	s.eventually("all shims have ended", func() (bool, any) {
+		var left []string
+		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, file := range files {
+			line, _ := os.ReadFile(file)
+			for _, pod := range pods {
+				if bytes.Contains(line, []byte("containerd-shim")) && bytes.Contains(line, []byte(pod)) {
+					left = append(left, string(bytes.ReplaceAll(line, []byte{0}, []byte(" "))))
+				}
+			}
+		}
+		return len(left) == 0, left
+	})
 }
