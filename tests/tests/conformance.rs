@@ -19,7 +19,7 @@ async fn channel(daemon: &Daemon) -> Channel {
 
 /// A namespace, and a lease in it that keeps the collector away from what nothing else refers to.
 async fn with_namespace(daemon: &Daemon, name: &str) -> Context {
-    let records = Records(channel(&daemon).await);
+    let records = Records(channel(daemon).await);
     namespace::Store::create(&records, Namespace { name: name.into(), labels: Labels::new() })
         .await
         .expect("a fresh daemon makes a namespace");

@@ -330,7 +330,7 @@ mod tests {
         let mut named: Vec<_> = lines
             .iter()
             .map(|line| line.strip_prefix(&format!("{}:", file.display())).unwrap_or(line))
-            .map(|line| line.splitn(3, ": ").nth(1).unwrap_or_default())
+            .map(|line| line.split(": ").nth(1).unwrap_or_default())
             .collect();
         named.sort_unstable();
         let expected = [
