@@ -182,7 +182,7 @@ func TestHangs(t *testing.T) {
 		begun := time.Now()
 		pod := s.pod()
 		c := pod.run()
-		_, err := runtime.StopContainer(s.ctx, &cri.StopContainerRequest{ContainerId: c.id, Timeout: 10})
+		_, err := runtime.StopContainer(s.ctx, &cri.StopContainerRequest{ContainerId: c.id, Timeout: 1})
 		s.ok(err)
 		_, err = runtime.StopPodSandbox(s.ctx, &cri.StopPodSandboxRequest{PodSandboxId: pod.id})
 		s.ok(err)
