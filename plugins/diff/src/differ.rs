@@ -41,12 +41,12 @@ fn apply_to(
 ) -> Result<Applied, crate::error::Error> {
     let compression = media::compression(media_type)?;
     let target = Target::open(mounts)?;
-    fail::fail_point!("diff.apply.begin", |_| Err(Error::internal("failpoint").into()));
+    fail::fail_point!("diff.apply.begin", |_| Err(windlass_core::Error::internal("failpoint").into()));
     let applied = apply(layer, compression, limit, &target)?;
     if sync {
         sync_filesystem(target.path())?;
     }
-    fail::fail_point!("diff.apply.end", |_| Err(Error::internal("failpoint").into()));
+    fail::fail_point!("diff.apply.end", |_| Err(windlass_core::Error::internal("failpoint").into()));
     Ok(applied)
 }
 
@@ -131,7 +131,7 @@ impl Walking {
             Ok((upload.writer, plain))
         })
         .await?;
-        fail::fail_point!("diff.compare.before-commit", |_| Err(Error::internal("failpoint")));
+        fail::fail_point!("diff.compare.before-commit", |_| Err(windlass_core::Error::internal("failpoint")));
         if packing != Packing::None {
             labels.insert(media::LABEL_UNCOMPRESSED.into(), plain.diff_id.to_string());
         }
