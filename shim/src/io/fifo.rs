@@ -8,6 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -18,6 +19,10 @@ use super::{Bound, Late};
 use crate::error::{Context, Result};
 use crate::log;
 use crate::readiness;
+
+/// How long a fifo without a reader is left alone before it is watched. Mostly its reader has read all and is about to
+/// remove it, and the end of a watch holds the loop up: the kernel waits for a grace period of some ten milliseconds.
+const REMOVAL: Duration = Duration::from_millis(20);
 
 /// Opens both ends, without waiting for anybody: (read, write), neither blocks.
 pub fn both(path: &Path) -> Result<(OwnedFd, OwnedFd)> {
@@ -68,7 +73,15 @@ fn has_reader(write: &OwnedFd) -> bool {
     poll(&mut fds, Some(&now)).is_ok() && !fds[0].revents().contains(PollFlags::ERR)
 }
 
+fn removed(write: &OwnedFd) -> bool {
+    rustix::fs::fstat(write).is_ok_and(|stat| stat.st_nlink == 0)
+}
+
 async fn wait_for_reader(path: &Path, write: &OwnedFd) -> io::Result<()> {
+    tokio::time::sleep(REMOVAL).await;
+    if removed(write) || has_reader(write) {
+        return Ok(());
+    }
     let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
     inotify::add_watch(&watch, path, WatchFlags::OPEN | WatchFlags::DELETE_SELF | WatchFlags::ATTRIB)?;
     let watch = readiness::readable(watch)?;
@@ -84,7 +97,7 @@ async fn wait_for_reader(path: &Path, write: &OwnedFd) -> io::Result<()> {
         if let Ok(result) = read {
             result?;
         }
-        if !path.exists() {
+        if removed(write) {
             return Ok(());
         }
     }
