@@ -18,8 +18,8 @@ func TestCreateContainer(t *testing.T) {
 	s := begin(t)
 	p := s.pod()
 	volume := filepath.Join(s.dir, "volume")
-	s.ok(os.MkdirAll(volume, 0o755))
-	s.ok(os.WriteFile(filepath.Join(volume, "note"), []byte("from outside"), 0o644))
+	s.Ok(os.MkdirAll(volume, 0o755))
+	s.Ok(os.WriteFile(filepath.Join(volume, "note"), []byte("from outside"), 0o644))
 	c := p.create(idle, func(c *cri.ContainerConfig) {
 		c.WorkingDir = "/tmp/made/for/it"
 		c.Envs = []*cri.KeyValue{{Key: "COLOUR", Value: "blue = sky"}, {Key: "EMPTY", Value: ""}}
@@ -33,9 +33,9 @@ func TestCreateContainer(t *testing.T) {
 		c.Linux.SecurityContext.NoNewPrivs = true
 		c.Linux.SecurityContext.Capabilities = &cri.Capability{AddCapabilities: []string{"NET_ADMIN"}, DropCapabilities: []string{"CHOWN"}}
 	})
-	s.ok(os.Chmod(volume, 0o777))
+	s.Ok(os.Chmod(volume, 0o777))
 	status := c.status()
-	s.equal("state", status.State, cri.ContainerState_CONTAINER_CREATED)
+	s.Equal("state", status.State, cri.ContainerState_CONTAINER_CREATED)
 	s.truth(status.CreatedAt > 0 && status.StartedAt == 0 && status.FinishedAt == 0, "times: %v", status)
 	_, err := os.Stat(c.logFile())
 	s.truth(os.IsNotExist(err), "a log before there is output: %v", err)
@@ -43,16 +43,16 @@ func TestCreateContainer(t *testing.T) {
 	s.refused("a command in a container that has not started", err, codes.FailedPrecondition)
 
 	c.start()
-	s.equal("folder", c.sh("pwd"), "/tmp/made/for/it")
-	s.equal("environment", c.sh(`echo "$COLOUR-$EMPTY-$HOSTNAME"`), "blue = sky--"+p.config.Hostname)
-	s.equal("user", c.sh("id -u; id -g; id -G"), "1234\n2345\n2345 3456")
-	s.equal("read", c.sh("cat /in/note"), "from outside")
-	s.has(c.sh("touch /in/x 2>&1 || true"), "Read-only")
+	s.Equal("folder", c.sh("pwd"), "/tmp/made/for/it")
+	s.Equal("environment", c.sh(`echo "$COLOUR-$EMPTY-$HOSTNAME"`), "blue = sky--"+p.config.Hostname)
+	s.Equal("user", c.sh("id -u; id -g; id -G"), "1234\n2345\n2345 3456")
+	s.Equal("read", c.sh("cat /in/note"), "from outside")
+	s.Has(c.sh("touch /in/x 2>&1 || true"), "Read-only")
 	c.sh("echo from inside >/out/answer")
 	answer, err := os.ReadFile(filepath.Join(volume, "answer"))
-	s.ok(err)
-	s.equal("written", string(answer), "from inside\n")
-	s.equal("no new privileges", c.sh("grep NoNewPrivs /proc/self/status | tr -dc 0-9"), "1")
+	s.Ok(err)
+	s.Equal("written", string(answer), "from inside\n")
+	s.Equal("no new privileges", c.sh("grep NoNewPrivs /proc/self/status | tr -dc 0-9"), "1")
 	var bounding uint64
 	fmt.Sscanf(c.sh("grep CapBnd /proc/self/status | cut -f 2"), "%x", &bounding)
 	s.truth(bounding&(1<<12) != 0, "NET_ADMIN is missing in %x", bounding)
@@ -60,9 +60,9 @@ func TestCreateContainer(t *testing.T) {
 	s.truth(bounding&(1<<21) == 0, "SYS_ADMIN is in %x", bounding)
 
 	status = c.status()
-	s.equal("mounts", len(status.Mounts), 2)
+	s.Equal("mounts", len(status.Mounts), 2)
 	s.truth(status.Mounts[0].Readonly && !status.Mounts[1].Readonly && status.Mounts[1].HostPath == volume, "mounts: %v", status.Mounts)
-	s.equal("user in the status", fmt.Sprint(status.User.GetLinux().Uid, status.User.GetLinux().Gid), "1234 2345")
+	s.Equal("user in the status", fmt.Sprint(status.User.GetLinux().Uid, status.User.GetLinux().Gid), "1234 2345")
 }
 
 // Paths that give away the host are out of reach, unless the container is privileged.
@@ -74,20 +74,20 @@ func TestConfinement(t *testing.T) {
 	}
 	p := s.pod(func(c *cri.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true })
 	plain := p.run(idle, paths)
-	s.equal("masked", plain.sh("wc -c </proc/timer_list"), "0")
-	s.has(plain.sh("echo 1 2>&1 >/proc/sys/net/ipv4/ip_forward || true"), "ead-only")
-	s.has(plain.sh("mount -t tmpfs x /tmp 2>&1 || true"), "denied")
-	s.equal("seccomp", plain.sh("grep Seccomp: /proc/self/status | tr -dc 0-9"), "0")
-	s.has(plain.sh("grep ' /sys ' /proc/mounts"), "ro,")
+	s.Equal("masked", plain.sh("wc -c </proc/timer_list"), "0")
+	s.Has(plain.sh("echo 1 2>&1 >/proc/sys/net/ipv4/ip_forward || true"), "ead-only")
+	s.Has(plain.sh("mount -t tmpfs x /tmp 2>&1 || true"), "denied")
+	s.Equal("seccomp", plain.sh("grep Seccomp: /proc/self/status | tr -dc 0-9"), "0")
+	s.Has(plain.sh("grep ' /sys ' /proc/mounts"), "ro,")
 	filtered := p.run(idle, paths, func(c *cri.ContainerConfig) {
 		c.Linux.SecurityContext.Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}
 		c.Linux.SecurityContext.ReadonlyRootfs = true
 	})
-	s.equal("seccomp", filtered.sh("grep Seccomp: /proc/self/status | tr -dc 0-9"), "2")
-	s.has(filtered.sh("touch /x 2>&1 || true"), "ead-only")
+	s.Equal("seccomp", filtered.sh("grep Seccomp: /proc/self/status | tr -dc 0-9"), "2")
+	s.Has(filtered.sh("touch /x 2>&1 || true"), "ead-only")
 	privileged := p.run(idle, func(c *cri.ContainerConfig) { c.Linux.SecurityContext.Privileged = true })
 	privileged.sh("mount -t tmpfs x /tmp && umount /tmp")
-	s.has(privileged.sh("grep ' /sys ' /proc/mounts"), "rw,")
+	s.Has(privileged.sh("grep ' /sys ' /proc/mounts"), "rw,")
 	s.truth(strings.Contains(privileged.sh("ls /dev"), "kmsg"), "no devices of the host")
 }
 
@@ -117,8 +117,8 @@ func TestCreateContainerRefuses(t *testing.T) {
 		c.Linux.SecurityContext.Privileged = true
 	}, codes.InvalidArgument, codes.FailedPrecondition, codes.PermissionDenied)
 	list, err := runtime.ListContainers(s.ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: p.id}})
-	s.ok(err)
-	s.equal("containers of refused requests", len(list.Containers), 0)
+	s.Ok(err)
+	s.Equal("containers of refused requests", len(list.Containers), 0)
 }
 
 // Like TestRunPodSandboxAgain.
@@ -136,20 +136,20 @@ func TestCreateContainerAgain(t *testing.T) {
 		cancel()
 	}
 	ids, errs := together(4, func() (string, error) { return again(s.ctx) })
-	s.equal("different containers", len(ids), 1)
+	s.Equal("different containers", len(ids), 1)
 	if peer {
-		s.equal("refusals", len(errs), 3)
+		s.Equal("refusals", len(errs), 3)
 		_, err := again(s.ctx)
 		s.truth(err != nil, "the peer takes up a container by now")
 		return
 	}
 	s.truth(len(errs) == 0, "refused: %v", errs)
 	id, err := again(s.ctx)
-	s.ok(err)
-	s.equal("the same container, asked for later", id, ids[0])
+	s.Ok(err)
+	s.Equal("the same container, asked for later", id, ids[0])
 	list, err := runtime.ListContainers(s.ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: p.id}})
-	s.ok(err)
-	s.equal("containers", len(list.Containers), 1)
+	s.Ok(err)
+	s.Equal("containers", len(list.Containers), 1)
 }
 
 func TestContainerStatus(t *testing.T) {
@@ -157,30 +157,30 @@ func TestContainerStatus(t *testing.T) {
 	p := s.pod()
 	c := p.run(idle)
 	status := c.status()
-	s.equal("id", status.Id, c.id)
-	s.equal("metadata", status.Metadata, c.config.Metadata)
-	s.equal("labels", status.Labels, c.config.Labels)
-	s.equal("annotations", status.Annotations, c.config.Annotations)
-	s.equal("log", status.LogPath, c.logFile())
-	s.equal("state", status.State, cri.ContainerState_CONTAINER_RUNNING)
-	s.equal("image", status.Image.Image, image)
-	s.equal("image id", status.ImageId, imageRef)
-	s.has(status.ImageRef, "@sha256:")
+	s.Equal("id", status.Id, c.id)
+	s.Equal("metadata", status.Metadata, c.config.Metadata)
+	s.Equal("labels", status.Labels, c.config.Labels)
+	s.Equal("annotations", status.Annotations, c.config.Annotations)
+	s.Equal("log", status.LogPath, c.logFile())
+	s.Equal("state", status.State, cri.ContainerState_CONTAINER_RUNNING)
+	s.Equal("image", status.Image.Image, image)
+	s.Equal("image id", status.ImageId, imageRef)
+	s.Has(status.ImageRef, "@sha256:")
 	s.truth(status.FinishedAt == 0 && status.Reason == "" && status.ExitCode == 0, "an end: %v", status)
 
 	info := c.verbose()
-	s.equal("pod", info["sandboxID"], p.id)
+	s.Equal("pod", info["sandboxID"], p.id)
 	pid, _ := info["pid"].(float64)
 	command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", int(pid)))
-	s.ok(err)
-	s.equal("process", string(command), "sh\x00-c\x00"+idle+"\x00")
-	s.equal("arguments", dig(info, "runtimeSpec", "process", "args"), []string{"sh", "-c", idle})
-	s.equal("configuration", dig(info, "config", "metadata", "name"), c.config.Metadata.Name)
+	s.Ok(err)
+	s.Equal("process", string(command), "sh\x00-c\x00"+idle+"\x00")
+	s.Equal("arguments", dig(info, "runtimeSpec", "process", "args"), []string{"sh", "-c", idle})
+	s.Equal("configuration", dig(info, "config", "metadata", "name"), c.config.Metadata.Name)
 	s.truth(info["snapshotter"] != "" && info["snapshotKey"] == c.id, "snapshot: %v %v", info["snapshotter"], info["snapshotKey"])
 
 	short, err := runtime.ContainerStatus(s.ctx, &cri.ContainerStatusRequest{ContainerId: c.id[:13]})
-	s.ok(err)
-	s.equal("id by a part of it", short.Status.Id, c.id)
+	s.Ok(err)
+	s.Equal("id by a part of it", short.Status.Id, c.id)
 	_, err = runtime.ContainerStatus(s.ctx, &cri.ContainerStatusRequest{ContainerId: "unknown"})
 	s.refused("status of an unknown container", err, codes.NotFound)
 }
@@ -222,7 +222,7 @@ func (s *story) sameContainers(what string, got []*cri.Container, want []string)
 	}
 	slices.Sort(ids)
 	slices.Sort(want)
-	s.equal(what, ids, want)
+	s.Equal(what, ids, want)
 }
 
 func TestListContainers(t *testing.T) {
@@ -230,16 +230,16 @@ func TestListContainers(t *testing.T) {
 	filters, running := containerFilters(s)
 	for what, f := range filters {
 		list, err := runtime.ListContainers(s.ctx, &cri.ListContainersRequest{Filter: f.filter})
-		s.ok(err)
+		s.Ok(err)
 		s.sameContainers(what, list.Containers, f.want)
 	}
 	all, err := runtime.ListContainers(s.ctx, &cri.ListContainersRequest{})
-	s.ok(err)
+	s.Ok(err)
 	at := slices.IndexFunc(all.Containers, func(c *cri.Container) bool { return c.Id == running.id })
 	s.truth(at >= 0, "not in the list of all")
 	got, status := all.Containers[at], running.status()
-	s.equal("pod", got.PodSandboxId, running.pod.id)
-	s.equal("what the list says", fmt.Sprint(got.Metadata, got.State, got.CreatedAt, got.Labels, got.Annotations, got.ImageId),
+	s.Equal("pod", got.PodSandboxId, running.pod.id)
+	s.Equal("what the list says", fmt.Sprint(got.Metadata, got.State, got.CreatedAt, got.Labels, got.Annotations, got.ImageId),
 		fmt.Sprint(status.Metadata, status.State, status.CreatedAt, status.Labels, status.Annotations, status.ImageId))
 }
 
@@ -264,26 +264,26 @@ func TestUpdateContainerResources(t *testing.T) {
 	cpu := func() string {
 		return c.sh("cat /sys/fs/cgroup/cpu.max 2>/dev/null || cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us | xargs")
 	}
-	s.equal("memory", c.cgroup("memory.max", "memory/memory.limit_in_bytes"), 64<<20)
-	s.equal("time", cpu(), "50000 100000")
+	s.Equal("memory", c.cgroup("memory.max", "memory/memory.limit_in_bytes"), 64<<20)
+	s.Equal("time", cpu(), "50000 100000")
 	got := c.status().Resources.GetLinux()
-	s.equal("status", fmt.Sprint(got.GetCpuQuota(), got.GetCpuShares(), got.GetMemoryLimitInBytes()), "50000 512 67108864")
+	s.Equal("status", fmt.Sprint(got.GetCpuQuota(), got.GetCpuShares(), got.GetMemoryLimitInBytes()), "50000 512 67108864")
 
 	_, err := runtime.UpdateContainerResources(s.ctx, &cri.UpdateContainerResourcesRequest{
 		ContainerId: c.id, Linux: &cri.LinuxContainerResources{CpuQuota: 20000, CpuShares: 256, MemoryLimitInBytes: 96 << 20}})
-	s.ok(err)
-	s.equal("memory", c.cgroup("memory.max", "memory/memory.limit_in_bytes"), 96<<20)
-	s.equal("time", cpu(), "20000 100000")
+	s.Ok(err)
+	s.Equal("memory", c.cgroup("memory.max", "memory/memory.limit_in_bytes"), 96<<20)
+	s.Equal("time", cpu(), "20000 100000")
 	got = c.status().Resources.GetLinux()
-	s.equal("status", fmt.Sprint(got.GetCpuQuota(), got.GetCpuPeriod(), got.GetCpuShares(), got.GetMemoryLimitInBytes()), "20000 100000 256 100663296")
+	s.Equal("status", fmt.Sprint(got.GetCpuQuota(), got.GetCpuPeriod(), got.GetCpuShares(), got.GetMemoryLimitInBytes()), "20000 100000 256 100663296")
 
 	// What was asked for before the start holds from the start on.
 	created := c.pod.create(idle)
 	_, err = runtime.UpdateContainerResources(s.ctx, &cri.UpdateContainerResourcesRequest{
 		ContainerId: created.id, Linux: &cri.LinuxContainerResources{MemoryLimitInBytes: 48 << 20}})
-	s.ok(err)
+	s.Ok(err)
 	created.start()
-	s.equal("memory", created.cgroup("memory.max", "memory/memory.limit_in_bytes"), 48<<20)
+	s.Equal("memory", created.cgroup("memory.max", "memory/memory.limit_in_bytes"), 48<<20)
 	_, err = runtime.UpdateContainerResources(s.ctx, &cri.UpdateContainerResourcesRequest{ContainerId: "unknown", Linux: &cri.LinuxContainerResources{}})
 	s.refused("resources of an unknown container", err, codes.NotFound)
 }
@@ -295,5 +295,5 @@ func TestOutOfMemory(t *testing.T) {
 		c.Command, c.Args = []string{"tail", "/dev/zero"}, nil
 	})
 	status := c.ended()
-	s.equal("exit code and reason", fmt.Sprint(status.ExitCode, " ", status.Reason), "137 OOMKilled")
+	s.Equal("exit code and reason", fmt.Sprint(status.ExitCode, " ", status.Reason), "137 OOMKilled")
 }

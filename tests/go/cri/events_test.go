@@ -21,7 +21,7 @@ func (s *story) listen() *events {
 	s.Helper()
 	ctx, cancel := context.WithCancel(s.ctx)
 	stream, err := runtime.GetContainerEvents(ctx, &cri.GetEventsRequest{})
-	s.ok(err)
+	s.Ok(err)
 	e := &events{s, make(chan *cri.ContainerEventResponse, 1000)}
 	ended := make(chan struct{})
 	go func() {
@@ -41,7 +41,7 @@ func (s *story) listen() *events {
 		<-ended
 	})
 	_, err = stream.Header()
-	s.ok(err)
+	s.Ok(err)
 	return e
 }
 
@@ -69,37 +69,37 @@ func TestGetContainerEvents(t *testing.T) {
 	// The pod itself.
 	for _, want := range []cri.ContainerEventType{cri.ContainerEventType_CONTAINER_CREATED_EVENT, cri.ContainerEventType_CONTAINER_STARTED_EVENT} {
 		event := e.next(p.id)
-		s.equal("event of the pod", event.ContainerEventType, want)
-		s.equal("pod", event.PodSandboxStatus.Metadata, p.config.Metadata)
+		s.Equal("event of the pod", event.ContainerEventType, want)
+		s.Equal("pod", event.PodSandboxStatus.Metadata, p.config.Metadata)
 	}
 	// A container's life, told with its state at the time.
 	c := p.create("exit 6")
 	event := e.next(c.id)
-	s.equal("event", event.ContainerEventType, cri.ContainerEventType_CONTAINER_CREATED_EVENT)
+	s.Equal("event", event.ContainerEventType, cri.ContainerEventType_CONTAINER_CREATED_EVENT)
 	last := event.CreatedAt
 	s.truth(before < last, "created at %d, begun at %d", last, before)
 	c.start()
 	for _, want := range []cri.ContainerEventType{cri.ContainerEventType_CONTAINER_STARTED_EVENT, cri.ContainerEventType_CONTAINER_STOPPED_EVENT} {
 		event = e.next(c.id)
-		s.equal("event", event.ContainerEventType, want)
+		s.Equal("event", event.ContainerEventType, want)
 		s.truth(event.CreatedAt >= last || peer, "times go back")
 		last = event.CreatedAt
-		s.equal("pod", event.PodSandboxStatus.Id, p.id)
+		s.Equal("pod", event.PodSandboxStatus.Id, p.id)
 	}
-	s.equal("containers told of", len(event.ContainersStatuses), 1)
+	s.Equal("containers told of", len(event.ContainersStatuses), 1)
 	told := event.ContainersStatuses[0]
-	s.equal("told state", fmt.Sprintln(told.Id, told.State, told.ExitCode, told.Reason), fmt.Sprintln(c.id, "CONTAINER_EXITED", 6, "Error"))
+	s.Equal("told state", fmt.Sprintln(told.Id, told.State, told.ExitCode, told.Reason), fmt.Sprintln(c.id, "CONTAINER_EXITED", 6, "Error"))
 	_, err := runtime.RemoveContainer(s.ctx, &cri.RemoveContainerRequest{ContainerId: c.id})
-	s.ok(err)
-	s.equal("event", e.next(c.id).ContainerEventType, cri.ContainerEventType_CONTAINER_DELETED_EVENT)
+	s.Ok(err)
+	s.Equal("event", e.next(c.id).ContainerEventType, cri.ContainerEventType_CONTAINER_DELETED_EVENT)
 
 	p.stop()
 	stopped := e.next(p.id)
-	s.equal("event of the pod", stopped.ContainerEventType, cri.ContainerEventType_CONTAINER_STOPPED_EVENT)
-	s.equal("state of the pod", stopped.PodSandboxStatus.State, cri.PodSandboxState_SANDBOX_NOTREADY)
+	s.Equal("event of the pod", stopped.ContainerEventType, cri.ContainerEventType_CONTAINER_STOPPED_EVENT)
+	s.Equal("state of the pod", stopped.PodSandboxStatus.State, cri.PodSandboxState_SANDBOX_NOTREADY)
 	_, err = runtime.RemovePodSandbox(s.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.id})
-	s.ok(err)
-	s.equal("event of the pod", e.next(p.id).ContainerEventType, cri.ContainerEventType_CONTAINER_DELETED_EVENT)
+	s.Ok(err)
+	s.Equal("event of the pod", e.next(p.id).ContainerEventType, cri.ContainerEventType_CONTAINER_DELETED_EVENT)
 }
 
 // Everyone who listens hears everything, and one who went away disturbs no one.
@@ -109,7 +109,7 @@ func TestListeners(t *testing.T) {
 	for range 3 {
 		ctx, cancel := context.WithCancel(s.ctx)
 		_, err := runtime.GetContainerEvents(ctx, &cri.GetEventsRequest{})
-		s.ok(err)
+		s.Ok(err)
 		cancel()
 	}
 	c := s.pod().run("exit 0")
@@ -118,6 +118,6 @@ func TestListeners(t *testing.T) {
 		for range 3 {
 			got = append(got, strings.TrimSuffix(e.next(c.id).ContainerEventType.String(), "_EVENT"))
 		}
-		s.equal("events", got, "[CONTAINER_CREATED CONTAINER_STARTED CONTAINER_STOPPED]")
+		s.Equal("events", got, "[CONTAINER_CREATED CONTAINER_STARTED CONTAINER_STOPPED]")
 	}
 }

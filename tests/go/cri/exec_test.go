@@ -21,22 +21,22 @@ func TestExecSync(t *testing.T) {
 		return runtime.ExecSync(s.ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: cmd, Timeout: timeout})
 	}
 	answer, err := ask(c.id, 0, "sh", "-c", "echo to stdout; echo to stderr >&2; exit 42")
-	s.ok(err)
-	s.equal("stdout", string(answer.Stdout), "to stdout\n")
-	s.equal("stderr", string(answer.Stderr), "to stderr\n")
-	s.equal("exit code", answer.ExitCode, 42)
-	s.equal("environment", c.sh("echo $COLOUR"), "green")
-	s.equal("standard input", c.sh("wc -c"), "0")
+	s.Ok(err)
+	s.Equal("stdout", string(answer.Stdout), "to stdout\n")
+	s.Equal("stderr", string(answer.Stderr), "to stderr\n")
+	s.Equal("exit code", answer.ExitCode, 42)
+	s.Equal("environment", c.sh("echo $COLOUR"), "green")
+	s.Equal("standard input", c.sh("wc -c"), "0")
 	answer, err = ask(c.id, 10, "head", "-c", "1000000", "/dev/zero")
-	s.ok(err)
-	s.equal("much output", len(answer.Stdout), 1000000)
+	s.Ok(err)
+	s.Equal("much output", len(answer.Stdout), 1000000)
 
 	// A command past its time is killed.
 	begun := time.Now()
 	_, err = ask(c.id, 1, "sh", "-c", "exec sleep 4323")
-	s.equal("past its time", errorCode(err), codes.DeadlineExceeded)
+	s.Equal("past its time", errorCode(err), codes.DeadlineExceeded)
 	s.truth(time.Since(begun) >= time.Second, "ended after %v", time.Since(begun))
-	s.eventually("the command is killed", func() (bool, any) {
+	s.Eventually("the command is killed", func() (bool, any) {
 		all := c.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
 		return !strings.Contains(all, "sleep 4323"), all
 	})
@@ -59,5 +59,5 @@ func TestManyExecs(t *testing.T) {
 		return string(answer.GetStdout()) + string(answer.GetStderr()), err
 	})
 	s.truth(len(errs) == 0, "failures: %v", errs)
-	s.equal("outputs", outputs, []string{"cat\n"})
+	s.Equal("outputs", outputs, []string{"cat\n"})
 }

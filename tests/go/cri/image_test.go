@@ -15,21 +15,21 @@ import (
 func (s *story) pull(name string) string {
 	s.Helper()
 	answer, err := images.PullImage(s.ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: name}})
-	s.ok(err)
+	s.Ok(err)
 	return answer.ImageRef
 }
 
 func (s *story) image(name string) *cri.Image {
 	s.Helper()
 	answer, err := images.ImageStatus(s.ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: name}})
-	s.ok(err)
+	s.Ok(err)
 	return answer.Image
 }
 
 func (s *story) forget(name string) {
 	s.Helper()
 	_, err := images.RemoveImage(s.ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: name}})
-	s.ok(err)
+	s.Ok(err)
 }
 
 // tags pulls the image that has three tags. Who pulls it owns it until the end of the test.
@@ -60,20 +60,20 @@ func TestPullImage(t *testing.T) {
 	names, id := s.tags()
 	s.truth(strings.HasPrefix(id, "sha256:"), "the id is %q", id)
 	got := s.image(names[0])
-	s.equal("id", got.Id, id)
+	s.Equal("id", got.Id, id)
 	slices.Sort(got.RepoTags)
-	s.equal("tags", got.RepoTags, names)
+	s.Equal("tags", got.RepoTags, names)
 	s.truth(len(got.RepoDigests) == 1 && strings.HasPrefix(got.RepoDigests[0], tagged+"@sha256:"), "digests: %v", got.RepoDigests)
 	s.truth(got.Size > 0, "size: %d", got.Size)
-	s.equal("pulled by digest", s.pull(got.RepoDigests[0]), id)
-	s.equal("pulled again", s.pull(names[0]), id)
+	s.Equal("pulled by digest", s.pull(got.RepoDigests[0]), id)
+	s.Equal("pulled again", s.pull(names[0]), id)
 
 	refs, errs := together(4, func() (string, error) {
 		answer, err := images.PullImage(s.ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: names[1]}})
 		return answer.GetImageRef(), err
 	})
 	s.truth(len(errs) == 0, "pulls together: %v", errs)
-	s.equal("pulls together", refs, []string{id})
+	s.Equal("pulls together", refs, []string{id})
 
 	pull := func(name string) error {
 		_, err := images.PullImage(s.ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: name}})
@@ -90,7 +90,7 @@ func TestListImages(t *testing.T) {
 	names, id := s.tags()
 	list := func(name string) []*cri.Image {
 		answer, err := images.ListImages(s.ctx, &cri.ListImagesRequest{Filter: &cri.ImageFilter{Image: &cri.ImageSpec{Image: name}}})
-		s.ok(err)
+		s.Ok(err)
 		return answer.Images
 	}
 	listed(s, names, id, list)
@@ -114,16 +114,16 @@ func listed(s *story, names []string, id string, list func(name string) []*cri.I
 	is := func(i *cri.Image) bool { return i.Id == id }
 	all := list("")
 	s.truth(len(all) >= 2 && slices.ContainsFunc(all, is), "%s is not among %d", id, len(all))
-	s.equal("mentions", len(slices.DeleteFunc(slices.Clone(all), func(i *cri.Image) bool { return !is(i) })), 1)
+	s.Equal("mentions", len(slices.DeleteFunc(slices.Clone(all), func(i *cri.Image) bool { return !is(i) })), 1)
 	if peer { // which does not look at the filter
 		return
 	}
 	for _, name := range append(names, id) {
 		got := list(name)
 		s.truth(len(got) == 1 && is(got[0]), "by %s: %v", name, got)
-		s.equal("image", describe(got[0]), describe(s.image(name)))
+		s.Equal("image", describe(got[0]), describe(s.image(name)))
 	}
-	s.equal("by an unknown name", len(list("example.com/no/such:image")), 0)
+	s.Equal("by an unknown name", len(list("example.com/no/such:image")), 0)
 }
 
 func describe(i *cri.Image) string {
@@ -134,18 +134,18 @@ func describe(i *cri.Image) string {
 func TestImageStatus(t *testing.T) {
 	s := begin(t)
 	answer, err := images.ImageStatus(s.ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: image}, Verbose: true})
-	s.ok(err)
-	s.equal("id", answer.Image.Id, imageRef)
+	s.Ok(err)
+	s.Equal("id", answer.Image.Id, imageRef)
 	s.truth(slices.Contains(answer.Image.RepoTags, image), "tags: %v", answer.Image.RepoTags)
 	info := s.info(answer.Info, "info")
 	s.truth(strings.HasPrefix(fmt.Sprint(info["chainID"]), "sha256:"), "chain: %v", info["chainID"])
 	s.truth(dig(info, "imageSpec", "architecture") != nil && dig(info, "imageSpec", "config") != nil, "configuration: %v", info)
-	s.equal("by id", s.image(imageRef).GetId(), imageRef)
-	s.equal("by a part of the id", s.image(strings.TrimPrefix(imageRef, "sha256:")[:12]).GetId(), imageRef)
-	s.equal("by digest", s.image(answer.Image.RepoDigests[0]).GetId(), imageRef)
+	s.Equal("by id", s.image(imageRef).GetId(), imageRef)
+	s.Equal("by a part of the id", s.image(strings.TrimPrefix(imageRef, "sha256:")[:12]).GetId(), imageRef)
+	s.Equal("by digest", s.image(answer.Image.RepoDigests[0]).GetId(), imageRef)
 	s.truth(s.image("example.com/no/such:image") == nil, "an unknown image")
 	plain, err := images.ImageStatus(s.ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: image}})
-	s.ok(err)
+	s.Ok(err)
 	s.truth(len(plain.Info) == 0, "verbose without being asked: %v", plain.Info)
 }
 
@@ -160,7 +160,7 @@ func TestRemoveImage(t *testing.T) {
 	s.forget(names[1])
 	s.forget(id)
 	s.forget("example.com/no/such:image")
-	s.equal("pulled again", s.pull(names[0]), id)
+	s.Equal("pulled again", s.pull(names[0]), id)
 	s.forget(id)
 	s.truth(s.image(names[0]) == nil, "still there after removal by id")
 	// An image that a container runs from may go; the container stays.
@@ -168,15 +168,15 @@ func TestRemoveImage(t *testing.T) {
 	s.pull(names[0])
 	c := p.run(idle, func(c *cri.ContainerConfig) { c.Image.Image = id })
 	s.forget(id)
-	s.equal("the container still answers", c.sh("echo here"), "here")
-	s.equal("its image", c.status().ImageId, id)
+	s.Equal("the container still answers", c.sh("echo here"), "here")
+	s.Equal("its image", c.status().ImageId, id)
 }
 
 func TestImageFsInfo(t *testing.T) {
 	s := begin(t)
-	s.eventually("usage is known", func() (bool, any) {
+	s.Eventually("usage is known", func() (bool, any) {
 		answer, err := images.ImageFsInfo(s.ctx, &cri.ImageFsInfoRequest{})
-		s.ok(err)
+		s.Ok(err)
 		s.truth(len(answer.ImageFilesystems) > 0, "no filesystems: %v", answer)
 		for _, list := range [][]*cri.FilesystemUsage{answer.ImageFilesystems, answer.ContainerFilesystems} {
 			for _, fs := range list {
@@ -197,8 +197,8 @@ func TestImageVolume(t *testing.T) {
 	c := s.pod().run(idle, func(c *cri.ContainerConfig) {
 		c.Mounts = []*cri.Mount{{ContainerPath: "/image", Image: &cri.ImageSpec{Image: imageRef}, Readonly: true}}
 	})
-	s.equal("files", c.sh("ls /image"), strings.ReplaceAll(c.sh("ls /image"), "\t", ""))
-	s.has(c.sh("ls /image"), "bin")
-	s.has(c.sh("touch /image/x 2>&1 || true"), "ead-only")
-	s.equal("mounted image", c.status().Mounts[0].Image.GetImage(), imageRef)
+	s.Equal("files", c.sh("ls /image"), strings.ReplaceAll(c.sh("ls /image"), "\t", ""))
+	s.Has(c.sh("ls /image"), "bin")
+	s.Has(c.sh("touch /image/x 2>&1 || true"), "ead-only")
+	s.Equal("mounted image", c.status().Mounts[0].Image.GetImage(), imageRef)
 }

@@ -20,15 +20,15 @@ func TestStartContainer(t *testing.T) {
 	c := p.create("echo begun; exit 3")
 	c.start()
 	status := c.ended()
-	s.equal("exit code", status.ExitCode, 3)
-	s.equal("reason", status.Reason, "Error")
+	s.Equal("exit code", status.ExitCode, 3)
+	s.Equal("reason", status.Reason, "Error")
 	s.truth(status.CreatedAt < status.StartedAt && status.CreatedAt < status.FinishedAt, "times: %v", status)
 	// The peer notes the start when it has heard of it, which may be after a quick end.
 	s.truth(status.StartedAt <= status.FinishedAt || peer, "ended before it began: %v", status)
 	_, err := runtime.StartContainer(s.ctx, &cri.StartContainerRequest{ContainerId: c.id})
 	s.refused("a second start", err, codes.FailedPrecondition)
 	done := p.run("exit 0").ended()
-	s.equal("reason of a good end", fmt.Sprint(done.Reason, " ", done.ExitCode), "Completed 0")
+	s.Equal("reason of a good end", fmt.Sprint(done.Reason, " ", done.ExitCode), "Completed 0")
 	_, err = runtime.StartContainer(s.ctx, &cri.StartContainerRequest{ContainerId: "unknown"})
 	s.refused("start of an unknown container", err, codes.NotFound)
 
@@ -36,10 +36,10 @@ func TestStartContainer(t *testing.T) {
 	_, err = runtime.StartContainer(s.ctx, &cri.StartContainerRequest{ContainerId: missing.id})
 	s.truth(err != nil && strings.Contains(err.Error(), "/no/such/program"), "a program that is not there: %v", err)
 	status = missing.status()
-	s.equal("state", status.State, cri.ContainerState_CONTAINER_EXITED)
-	s.equal("reason", status.Reason, "StartError")
-	s.equal("exit code", status.ExitCode, 128)
-	s.has(status.Message, "/no/such/program")
+	s.Equal("state", status.State, cri.ContainerState_CONTAINER_EXITED)
+	s.Equal("reason", status.Reason, "StartError")
+	s.Equal("exit code", status.ExitCode, 128)
+	s.Has(status.Message, "/no/such/program")
 }
 
 func TestStopContainer(t *testing.T) {
@@ -51,10 +51,10 @@ func TestStopContainer(t *testing.T) {
 	polite.stop(20)
 	s.truth(time.Since(begun) < 10*time.Second, "the grace period was waited for although the process had ended")
 	status := polite.status()
-	s.equal("state and exit code", fmt.Sprint(status.State, status.ExitCode), "CONTAINER_EXITED 5")
+	s.Equal("state and exit code", fmt.Sprint(status.State, status.ExitCode), "CONTAINER_EXITED 5")
 	polite.says("bye")
 	polite.stop(20)
-	s.equal("what a second stop leaves", polite.status(), status)
+	s.Equal("what a second stop leaves", polite.status(), status)
 
 	stubborn := p.run("trap '' TERM; echo ready; sleep 1000; sleep 1000")
 	stubborn.says("ready")
@@ -62,25 +62,25 @@ func TestStopContainer(t *testing.T) {
 	stubborn.stop(1)
 	took := time.Since(begun)
 	s.truth(took >= time.Second && took < 8*time.Second, "stopped after %v, with a grace period of 1 s", took)
-	s.equal("exit code", stubborn.status().ExitCode, 137)
+	s.Equal("exit code", stubborn.status().ExitCode, 137)
 
 	at := p.run("trap '' TERM; echo ready; sleep 1000; sleep 1000")
 	at.says("ready")
 	begun = time.Now()
 	at.stop(0)
 	s.truth(time.Since(begun) < 5*time.Second, "a stop without grace took %v", time.Since(begun))
-	s.equal("exit code", at.status().ExitCode, 137)
+	s.Equal("exit code", at.status().ExitCode, 137)
 
 	signal := p.run("trap 'exit 7' USR1; trap 'exit 8' TERM; echo ready; sleep 1000 & wait", func(c *cri.ContainerConfig) {
 		c.StopSignal = cri.Signal_SIGUSR1
 	})
 	signal.says("ready")
-	s.equal("signal", signal.status().StopSignal, cri.Signal_SIGUSR1)
+	s.Equal("signal", signal.status().StopSignal, cri.Signal_SIGUSR1)
 	signal.stop(20)
-	s.equal("exit code", signal.status().ExitCode, 7)
+	s.Equal("exit code", signal.status().ExitCode, 7)
 
 	_, err := runtime.StopContainer(s.ctx, &cri.StopContainerRequest{ContainerId: "unknown"})
-	s.ok(err)
+	s.Ok(err)
 	created := p.create(idle)
 	created.stop(1)
 }
@@ -98,17 +98,17 @@ func TestAttempts(t *testing.T) {
 		c.says("ready")
 		if attempt%2 == 0 {
 			c.stop(20)
-			s.equal("how an attempt ended that was stopped", c.status().ExitCode, 7)
+			s.Equal("how an attempt ended that was stopped", c.status().ExitCode, 7)
 		} else {
 			// The process ends by itself.
 			_, err := runtime.ExecSync(s.ctx, &cri.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"sh", "-c", "kill 1"}, Timeout: 10})
 			s.truth(err == nil || c.ended() != nil, "exec: %v", err)
-			s.equal("how an attempt ended by itself", c.ended().ExitCode, 7)
+			s.Equal("how an attempt ended by itself", c.ended().ExitCode, 7)
 		}
 	}
 	last := p.run(idle)
-	s.equal("the last one", last.status().State, cri.ContainerState_CONTAINER_RUNNING)
-	s.equal("answers", last.sh("echo here"), "here")
+	s.Equal("the last one", last.status().State, cri.ContainerState_CONTAINER_RUNNING)
+	s.Equal("answers", last.sh("echo here"), "here")
 }
 
 // A stop that its caller has given up still kills, and a shorter one overtakes a longer one.
@@ -119,10 +119,10 @@ func TestStopsTogether(t *testing.T) {
 	brief, cancel := context.WithTimeout(s.ctx, 100*time.Millisecond)
 	defer cancel()
 	_, err := runtime.StopContainer(brief, &cri.StopContainerRequest{ContainerId: c.id, Timeout: 600})
-	s.equal("given up", errorCode(err), codes.DeadlineExceeded)
-	s.equal("state", c.status().State, cri.ContainerState_CONTAINER_RUNNING)
+	s.Equal("given up", errorCode(err), codes.DeadlineExceeded)
+	s.Equal("state", c.status().State, cri.ContainerState_CONTAINER_RUNNING)
 	c.stop(0)
-	s.equal("exit code", c.status().ExitCode, 137)
+	s.Equal("exit code", c.status().ExitCode, 137)
 }
 
 func TestRemoveContainer(t *testing.T) {
@@ -135,14 +135,14 @@ func TestRemoveContainer(t *testing.T) {
 	running, created, exited := p.run(idle), p.create(idle), p.run("exit 0")
 	exited.ended()
 	for _, c := range []*container{running, created, exited} {
-		s.ok(remove(c.id))
+		s.Ok(remove(c.id))
 		_, err := runtime.ContainerStatus(s.ctx, &cri.ContainerStatusRequest{ContainerId: c.id})
 		s.refused("status of a removed container", err, codes.NotFound)
-		s.ok(remove(c.id))
+		s.Ok(remove(c.id))
 	}
-	s.ok(remove("unknown"))
+	s.Ok(remove("unknown"))
 	_, err := os.Stat(exited.logFile())
-	s.ok(err) // logs are the kubelet's
+	s.Ok(err) // logs are the kubelet's
 	again := p.create(idle, func(c *cri.ContainerConfig) { c.Metadata = running.config.Metadata })
 	s.truth(again.id != running.id, "a removed container came back")
 }
@@ -161,7 +161,7 @@ func TestShimsEnd(t *testing.T) {
 		p.stop()
 		pods = append(pods, p.id)
 	}
-	s.eventually("all shims have ended", func() (bool, any) {
+	s.Eventually("all shims have ended", func() (bool, any) {
 		var left []string
 		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 		for _, file := range files {

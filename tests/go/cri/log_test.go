@@ -29,7 +29,7 @@ type line struct {
 func (s *story) read(file string) []line {
 	s.Helper()
 	data, err := os.ReadFile(file)
-	s.ok(err)
+	s.Ok(err)
 	var lines []line
 	for text := range strings.Lines(string(data)) {
 		text, whole := strings.CutSuffix(text, "\n")
@@ -41,7 +41,7 @@ func (s *story) read(file string) []line {
 			s.Fatalf("not of the format: %q", text)
 		}
 		at, err := time.Parse(time.RFC3339Nano, parts[0])
-		s.ok(err)
+		s.Ok(err)
 		if (parts[1] != "stdout" && parts[1] != "stderr") || (parts[2] != "F" && parts[2] != "P") {
 			s.Fatalf("not of the format: %q", text)
 		}
@@ -69,7 +69,7 @@ func (s *story) text(file, stream string) string {
 // says waits until the container's log has a text.
 func (c *container) says(want string) {
 	c.Helper()
-	c.eventually("the log says "+want, func() (bool, any) {
+	c.Eventually("the log says "+want, func() (bool, any) {
 		text := c.text(c.logFile(), "stdout")
 		return strings.Contains(text, want), text
 	})
@@ -91,8 +91,8 @@ func TestLog(t *testing.T) {
 			stdout = append(stdout, l.tag+" "+l.text)
 		}
 	}
-	s.equal("standard output", fmt.Sprintf("%q", stdout), fmt.Sprintf("%q", []string{"F first", "F ", "P no end"}))
-	s.equal("standard error", s.text(c.logFile(), "stderr"), "second\n")
+	s.Equal("standard output", fmt.Sprintf("%q", stdout), fmt.Sprintf("%q", []string{"F first", "F ", "P no end"}))
+	s.Equal("standard error", s.text(c.logFile(), "stderr"), "second\n")
 }
 
 // A line that is longer than the limit comes in parts, and none of it is lost.
@@ -102,18 +102,18 @@ func TestLongLines(t *testing.T) {
 	c.ended()
 	lines := s.read(c.logFile())
 	s.truth(len(lines) > 2 && lines[0].tag == "P", "%d lines", len(lines))
-	s.equal("text", s.text(c.logFile(), "stdout"), strings.Repeat("x", 50000)+"\nafter\n")
+	s.Equal("text", s.text(c.logFile(), "stdout"), strings.Repeat("x", 50000)+"\nafter\n")
 }
 
 func TestReopenContainerLog(t *testing.T) {
 	s := begin(t)
 	flags := s.dir + "/flags"
-	s.ok(os.MkdirAll(flags, 0o755))
+	s.Ok(os.MkdirAll(flags, 0o755))
 	c := s.pod().run("i=0; until [ -e /flags/stop ]; do echo line $i; i=$((i+1)); done; echo end $i", func(c *cri.ContainerConfig) {
 		c.Mounts = []*cri.Mount{{ContainerPath: "/flags", HostPath: flags}}
 	})
 	filled := func() {
-		s.eventually("output arrives in the log", func() (bool, any) {
+		s.Eventually("output arrives in the log", func() (bool, any) {
 			info, err := os.Stat(c.logFile())
 			return err == nil && info.Size() > 0, err
 		})
@@ -122,15 +122,15 @@ func TestReopenContainerLog(t *testing.T) {
 	for turn := range 5 {
 		filled()
 		moved := fmt.Sprintf("%s.%d", c.logFile(), turn)
-		s.ok(os.Rename(c.logFile(), moved))
+		s.Ok(os.Rename(c.logFile(), moved))
 		files = append(files, moved)
 		_, err := runtime.ReopenContainerLog(s.ctx, &cri.ReopenContainerLogRequest{ContainerId: c.id})
-		s.ok(err)
+		s.Ok(err)
 		_, err = os.Stat(c.logFile())
-		s.ok(err)
+		s.Ok(err)
 	}
 	filled()
-	s.ok(os.WriteFile(flags+"/stop", nil, 0o644))
+	s.Ok(os.WriteFile(flags+"/stop", nil, 0o644))
 	c.ended()
 	var all strings.Builder
 	for _, file := range append(files, c.logFile()) {
@@ -160,8 +160,8 @@ func TestReopenContainerLog(t *testing.T) {
 func TestTerminalLog(t *testing.T) {
 	s := begin(t)
 	c := s.pod().run("tty; echo out; echo err >&2", func(c *cri.ContainerConfig) { c.Tty = true })
-	s.equal("exit code", c.ended().ExitCode, 0)
+	s.Equal("exit code", c.ended().ExitCode, 0)
 	text := s.text(c.logFile(), "stdout")
-	s.has(text, "/dev/")
-	s.has(strings.ReplaceAll(text, "\r", ""), "out\nerr\n")
+	s.Has(text, "/dev/")
+	s.Has(strings.ReplaceAll(text, "\r", ""), "out\nerr\n")
 }

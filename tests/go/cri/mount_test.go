@@ -14,8 +14,8 @@ import (
 // tmpfs mounts one on the host, for as long as the test runs.
 func (s *story) tmpfs(at string) {
 	s.Helper()
-	s.ok(os.MkdirAll(at, 0o755))
-	s.ok(syscall.Mount("tmpfs", at, "tmpfs", 0, "size=1m"))
+	s.Ok(os.MkdirAll(at, 0o755))
+	s.Ok(syscall.Mount("tmpfs", at, "tmpfs", 0, "size=1m"))
 	s.Cleanup(func() { syscall.Unmount(at, syscall.MNT_DETACH) })
 }
 
@@ -24,9 +24,9 @@ func TestMountPropagation(t *testing.T) {
 	s := begin(t)
 	volume := filepath.Join(s.dir, "volume")
 	s.tmpfs(volume)
-	s.ok(syscall.Mount("", volume, "", syscall.MS_SHARED, ""))
+	s.Ok(syscall.Mount("", volume, "", syscall.MS_SHARED, ""))
 	for _, name := range []string{"host", "container"} {
-		s.ok(os.Mkdir(filepath.Join(volume, name), 0o755))
+		s.Ok(os.Mkdir(filepath.Join(volume, name), 0o755))
 	}
 	p := s.pod(func(c *cri.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true })
 	in := func(mode cri.MountPropagation) *container {
@@ -39,14 +39,14 @@ func TestMountPropagation(t *testing.T) {
 	slave := in(cri.MountPropagation_PROPAGATION_HOST_TO_CONTAINER)
 	both := in(cri.MountPropagation_PROPAGATION_BIDIRECTIONAL)
 	s.tmpfs(volume + "/host")
-	s.ok(os.WriteFile(volume+"/host/note", nil, 0o644))
-	s.equal("private", alone.sh("ls /volume/host"), "")
-	s.equal("from the host", slave.sh("ls /volume/host"), "note")
-	s.equal("both ways", both.sh("ls /volume/host"), "note")
+	s.Ok(os.WriteFile(volume+"/host/note", nil, 0o644))
+	s.Equal("private", alone.sh("ls /volume/host"), "")
+	s.Equal("from the host", slave.sh("ls /volume/host"), "note")
+	s.Equal("both ways", both.sh("ls /volume/host"), "note")
 	both.sh("mount -t tmpfs x /volume/container && touch /volume/container/note")
 	_, err := os.Stat(volume + "/container/note")
-	s.ok(err)
-	s.equal("another container", slave.sh("ls /volume/container"), "note")
+	s.Ok(err)
+	s.Equal("another container", slave.sh("ls /volume/container"), "note")
 	both.sh("umount /volume/container")
 	slave.sh("mount -t tmpfs x /volume/container && touch /volume/container/note")
 	_, err = os.Stat(volume + "/container/note")
@@ -67,16 +67,16 @@ func TestRecursiveReadOnly(t *testing.T) {
 	}
 	run := func(config *cri.ContainerConfig) *container {
 		answer, err := runtime.CreateContainer(s.ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
-		s.ok(err)
+		s.Ok(err)
 		c := &container{p, answer.ContainerId, config}
 		c.start()
 		return c
 	}
 	plain := run(in(func(*cri.Mount) {}))
-	s.has(plain.sh("touch /volume/x 2>&1 || true"), "ead-only")
+	s.Has(plain.sh("touch /volume/x 2>&1 || true"), "ead-only")
 	plain.sh("touch /volume/below/x")
 	deep := run(in(func(m *cri.Mount) { m.RecursiveReadOnly = true }))
-	s.has(deep.sh("touch /volume/below/y 2>&1 || true"), "ead-only")
+	s.Has(deep.sh("touch /volume/below/y 2>&1 || true"), "ead-only")
 	s.truth(deep.status().Mounts[0].RecursiveReadOnly, "the status says %v", deep.status().Mounts)
 	for what, change := range map[string]func(*cri.Mount){
 		"recursive but writable": func(m *cri.Mount) { m.RecursiveReadOnly, m.Readonly = true, false },
@@ -93,28 +93,28 @@ func TestRecursiveReadOnly(t *testing.T) {
 func TestGrants(t *testing.T) {
 	s := begin(t)
 	file := filepath.Join(s.dir, "file")
-	s.ok(os.WriteFile(file, []byte("of the host\n"), 0o644))
+	s.Ok(os.WriteFile(file, []byte("of the host\n"), 0o644))
 	p := s.pod()
 	c := p.run(idle, func(c *cri.ContainerConfig) {
 		c.Mounts = []*cri.Mount{{ContainerPath: "/etc/mounted/file", HostPath: file, Readonly: true}}
 		c.Devices = []*cri.Device{{ContainerPath: "/dev/other-null", HostPath: "/dev/null", Permissions: "rw"}}
 	})
-	s.equal("file", c.sh("cat /etc/mounted/file"), "of the host")
+	s.Equal("file", c.sh("cat /etc/mounted/file"), "of the host")
 	c.sh("echo x >/dev/other-null && [ -c /dev/other-null ]")
-	s.has(c.sh("mknod /tmp/sda b 8 0 && cat /tmp/sda 2>&1 || true"), "not permitted")
+	s.Has(c.sh("mknod /tmp/sda b 8 0 && cat /tmp/sda 2>&1 || true"), "not permitted")
 
 	merged := p.run(idle, func(c *cri.ContainerConfig) {
 		c.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: 4242}
 		c.Linux.SecurityContext.SupplementalGroups = []int64{1001, 1002}
 	})
-	s.equal("groups", merged.sh("id -G"), "0 1001 1002")
+	s.Equal("groups", merged.sh("id -G"), "0 1001 1002")
 	strict := p.run(idle, func(c *cri.ContainerConfig) {
 		c.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: 4242}
 		c.Linux.SecurityContext.SupplementalGroups = []int64{1001}
 		c.Linux.SecurityContext.SupplementalGroupsPolicy = cri.SupplementalGroupsPolicy_Strict
 	})
-	s.equal("groups", strict.sh("id -G"), "0 1001")
-	s.equal("status", fmt.Sprint(strict.status().User.GetLinux().GetSupplementalGroups()), "[0 1001]")
+	s.Equal("groups", strict.sh("id -G"), "0 1001")
+	s.Equal("status", fmt.Sprint(strict.status().User.GetLinux().GetSupplementalGroups()), "[0 1001]")
 	named := p.run(idle, func(c *cri.ContainerConfig) { c.Linux.SecurityContext.RunAsUsername = "root" })
-	s.equal("named user", named.sh("id -un"), "root")
+	s.Equal("named user", named.sh("id -un"), "root")
 }

@@ -15,9 +15,9 @@ func TestVersion(t *testing.T) {
 	// The kubelet sends the version of its own side of the interface, and older ones an empty text.
 	for _, version := range []string{"", "0.1.0", "v1"} {
 		answer, err := runtime.Version(s.ctx, &cri.VersionRequest{Version: version})
-		s.ok(err)
-		s.equal("version of the kubelet's interface", answer.Version, "0.1.0")
-		s.equal("version of the interface", answer.RuntimeApiVersion, "v1")
+		s.Ok(err)
+		s.Equal("version of the kubelet's interface", answer.Version, "0.1.0")
+		s.Equal("version of the interface", answer.RuntimeApiVersion, "v1")
 		s.truth(answer.RuntimeName != "" && answer.RuntimeVersion != "", "no name or version: %v", answer)
 	}
 }
@@ -25,7 +25,7 @@ func TestVersion(t *testing.T) {
 func TestStatus(t *testing.T) {
 	s := begin(t)
 	answer, err := runtime.Status(s.ctx, &cri.StatusRequest{})
-	s.ok(err)
+	s.Ok(err)
 	s.truth(len(answer.Info) == 0, "verbose without being asked: %v", answer.Info)
 	conditions := map[string]bool{}
 	for _, c := range answer.Status.Conditions {
@@ -43,7 +43,7 @@ func TestStatus(t *testing.T) {
 	s.truth(handlers["runc"] != nil, "no handler runc: %v", answer.RuntimeHandlers)
 
 	answer, err = runtime.Status(s.ctx, &cri.StatusRequest{Verbose: true})
-	s.ok(err)
+	s.Ok(err)
 	config := s.info(answer.Info, "config")
 	name := dig(config, "containerd", "defaultRuntimeName")
 	s.truth(name != nil && handlers[name.(string)] != nil, "the default runtime is %v of %v", name, handlers)
@@ -53,12 +53,12 @@ func TestStatus(t *testing.T) {
 func TestRuntimeConfig(t *testing.T) {
 	s := begin(t)
 	answer, err := runtime.RuntimeConfig(s.ctx, &cri.RuntimeConfigRequest{})
-	s.ok(err)
+	s.Ok(err)
 	want := cri.CgroupDriver_CGROUPFS
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
 		want = cri.CgroupDriver_SYSTEMD
 	}
-	s.equal("driver of cgroups", answer.GetLinux().GetCgroupDriver(), want)
+	s.Equal("driver of cgroups", answer.GetLinux().GetCgroupDriver(), want)
 }
 
 func TestUpdateRuntimeConfig(t *testing.T) {
@@ -68,13 +68,13 @@ func TestUpdateRuntimeConfig(t *testing.T) {
 			RuntimeConfig: &cri.RuntimeConfig{NetworkConfig: &cri.NetworkConfig{PodCidr: cidr}}})
 		return err
 	}
-	s.ok(update(""))
-	s.ok(update("10.250.0.0/24"))
-	s.ok(update("10.250.0.0/24, 2001:db8::/64"))
+	s.Ok(update(""))
+	s.Ok(update("10.250.0.0/24"))
+	s.Ok(update("10.250.0.0/24, 2001:db8::/64"))
 	s.refused("no range of addresses", update("10.250.0.0/99"), codes.InvalidArgument)
 	// Without a template to fill, the node's network is not ours to change.
 	answer, err := runtime.Status(s.ctx, &cri.StatusRequest{})
-	s.ok(err)
+	s.Ok(err)
 	for _, c := range answer.Status.Conditions {
 		s.truth(c.Status || c.Type != "NetworkReady", "after the update: %v", c)
 	}
@@ -87,7 +87,7 @@ func TestCheckpointContainer(t *testing.T) {
 	_, err := runtime.CheckpointContainer(s.ctx, &cri.CheckpointContainerRequest{ContainerId: c.id, Location: archive})
 	if err == nil {
 		info, err := os.Stat(archive)
-		s.ok(err)
+		s.Ok(err)
 		s.truth(info.Size() > 0, "the archive is empty")
 	} else {
 		s.truth(status.Convert(err).Message() != "", "no reason given: %v", err)
@@ -95,8 +95,8 @@ func TestCheckpointContainer(t *testing.T) {
 		_, err := os.Stat(archive)
 		s.truth(os.IsNotExist(err), "a refused checkpoint leaves a file")
 	}
-	s.equal("state", c.status().State, cri.ContainerState_CONTAINER_RUNNING)
-	s.equal("the container still answers", c.sh("echo here"), "here")
+	s.Equal("state", c.status().State, cri.ContainerState_CONTAINER_RUNNING)
+	s.Equal("the container still answers", c.sh("echo here"), "here")
 	_, err = runtime.CheckpointContainer(s.ctx, &cri.CheckpointContainerRequest{ContainerId: "unknown", Location: archive})
 	s.refused("checkpoint of what is not there", err, codes.NotFound, codes.FailedPrecondition, codes.Unimplemented)
 }

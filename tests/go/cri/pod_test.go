@@ -23,23 +23,23 @@ func TestRunPodSandbox(t *testing.T) {
 	p := s.pod()
 	status := p.status()
 	got := status.Status
-	s.equal("id", got.Id, p.id)
-	s.equal("metadata", got.Metadata, p.config.Metadata)
-	s.equal("state", got.State, cri.PodSandboxState_SANDBOX_READY)
-	s.equal("labels", got.Labels, p.config.Labels)
-	s.equal("annotations", got.Annotations, p.config.Annotations)
-	s.equal("handler", got.RuntimeHandler, "")
+	s.Equal("id", got.Id, p.id)
+	s.Equal("metadata", got.Metadata, p.config.Metadata)
+	s.Equal("state", got.State, cri.PodSandboxState_SANDBOX_READY)
+	s.Equal("labels", got.Labels, p.config.Labels)
+	s.Equal("annotations", got.Annotations, p.config.Annotations)
+	s.Equal("handler", got.RuntimeHandler, "")
 	s.truth(before <= got.CreatedAt && got.CreatedAt <= time.Now().UnixNano(), "created at %d, asked at %d", got.CreatedAt, before)
 	_, err := netip.ParseAddr(got.Network.GetIp())
-	s.ok(err)
+	s.Ok(err)
 
 	c := p.run(idle)
-	s.equal("hostname", c.sh("hostname"), p.config.Hostname)
-	s.has(c.sh("ip -o addr show dev eth0"), " "+got.Network.Ip+"/")
-	s.has(c.sh("ip -o link show dev lo"), "UP")
-	s.equal("resolv.conf", c.sh("cat /etc/resolv.conf"), "search example.org\nnameserver 192.0.2.53\noptions ndots:3")
-	s.has(c.sh("cat /etc/hostname"), p.config.Hostname)
-	s.equal("shared memory", c.sh("df -P /dev/shm | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2"), "65536")
+	s.Equal("hostname", c.sh("hostname"), p.config.Hostname)
+	s.Has(c.sh("ip -o addr show dev eth0"), " "+got.Network.Ip+"/")
+	s.Has(c.sh("ip -o link show dev lo"), "UP")
+	s.Equal("resolv.conf", c.sh("cat /etc/resolv.conf"), "search example.org\nnameserver 192.0.2.53\noptions ndots:3")
+	s.Has(c.sh("cat /etc/hostname"), p.config.Hostname)
+	s.Equal("shared memory", c.sh("df -P /dev/shm | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2"), "65536")
 }
 
 // Two containers of a pod share its network, its shared memory and its hostname; two pods share nothing.
@@ -49,7 +49,7 @@ func TestPodsShare(t *testing.T) {
 	one, two, other := p.run(idle), p.run(idle), q.run(idle)
 	for _, ns := range []string{"net", "ipc", "uts"} {
 		link := "readlink /proc/self/ns/" + ns
-		s.equal(ns+" in one pod", one.sh(link), two.sh(link))
+		s.Equal(ns+" in one pod", one.sh(link), two.sh(link))
 		s.truth(one.sh(link) != other.sh(link), "two pods share %s", ns)
 	}
 	for _, ns := range []string{"pid", "mnt"} {
@@ -57,8 +57,8 @@ func TestPodsShare(t *testing.T) {
 		s.truth(one.sh(link) != two.sh(link), "two containers share %s", ns)
 	}
 	one.sh("echo hello >/dev/shm/note")
-	s.equal("shared memory", two.sh("cat /dev/shm/note"), "hello")
-	s.equal("another pod's", other.sh("ls /dev/shm"), "")
+	s.Equal("shared memory", two.sh("cat /dev/shm/note"), "hello")
+	s.Equal("another pod's", other.sh("ls /dev/shm"), "")
 	s.truth(p.status().Status.Network.Ip != q.status().Status.Network.Ip, "two pods have one address")
 }
 
@@ -80,7 +80,7 @@ func TestRunPodSandboxRefuses(t *testing.T) {
 		c.Linux.Sysctls = map[string]string{"no.such.sysctl": "1\nkernel.x=1"}
 	}), codes.InvalidArgument)
 	list, err := runtime.ListPodSandbox(s.ctx, &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{LabelSelector: s.labels()}})
-	s.ok(err)
+	s.Ok(err)
 	for _, left := range list.Items {
 		s.goes(left.Id)
 		s.Errorf("a refused pod is listed: %v", left)
@@ -106,20 +106,20 @@ func TestRunPodSandboxAgain(t *testing.T) {
 	for _, id := range ids {
 		s.goes(id)
 	}
-	s.equal("different pods", len(ids), 1)
+	s.Equal("different pods", len(ids), 1)
 	if peer {
-		s.equal("refusals", len(errs), 3)
+		s.Equal("refusals", len(errs), 3)
 		_, err := again(s.ctx)
 		s.truth(err != nil, "the peer takes up a pod by now")
 		return
 	}
 	s.truth(len(errs) == 0, "refused: %v", errs)
 	id, err := again(s.ctx)
-	s.ok(err)
-	s.equal("the same pod, asked for later", id, ids[0])
+	s.Ok(err)
+	s.Equal("the same pod, asked for later", id, ids[0])
 	list, err := runtime.ListPodSandbox(s.ctx, &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{LabelSelector: s.labels()}})
-	s.ok(err)
-	s.equal("pods", len(list.Items), 1)
+	s.Ok(err)
+	s.Equal("pods", len(list.Items), 1)
 }
 
 // together does the same several times at once, and answers the different results and the errors.
@@ -151,8 +151,8 @@ func TestPodAttempts(t *testing.T) {
 		c.Metadata = &cri.PodSandboxMetadata{Name: first.config.Metadata.Name, Uid: first.config.Metadata.Uid, Namespace: s.name, Attempt: 2}
 	})
 	s.truth(first.id != second.id, "two attempts are one pod")
-	s.equal("the first", first.status().Status.State, cri.PodSandboxState_SANDBOX_NOTREADY)
-	s.equal("the second", second.status().Status.State, cri.PodSandboxState_SANDBOX_READY)
+	s.Equal("the first", first.status().Status.State, cri.PodSandboxState_SANDBOX_NOTREADY)
+	s.Equal("the second", second.status().Status.State, cri.PodSandboxState_SANDBOX_READY)
 }
 
 func TestStopPodSandbox(t *testing.T) {
@@ -161,11 +161,11 @@ func TestStopPodSandbox(t *testing.T) {
 	c := p.run("trap '' TERM; while :; do sleep 1000; done")
 	netns, _ := dig(p.info(p.status().Info, "info"), "runtimeSpec", "linux").(map[string]any)
 	p.stop()
-	s.equal("pod", p.status().Status.State, cri.PodSandboxState_SANDBOX_NOTREADY)
+	s.Equal("pod", p.status().Status.State, cri.PodSandboxState_SANDBOX_NOTREADY)
 	status := c.status()
-	s.equal("container", status.State, cri.ContainerState_CONTAINER_EXITED)
-	s.equal("exit code", status.ExitCode, 137)
-	s.equal("address", p.status().Status.Network.GetIp(), "")
+	s.Equal("container", status.State, cri.ContainerState_CONTAINER_EXITED)
+	s.Equal("exit code", status.ExitCode, 137)
+	s.Equal("address", p.status().Status.Network.GetIp(), "")
 	for _, ns := range asList(netns["namespaces"]) {
 		if path, _ := dig(ns, "path").(string); dig(ns, "type") == "network" {
 			_, err := os.Stat(path)
@@ -174,7 +174,7 @@ func TestStopPodSandbox(t *testing.T) {
 	}
 	p.stop()
 	_, err := runtime.StopPodSandbox(s.ctx, &cri.StopPodSandboxRequest{PodSandboxId: "unknown"})
-	s.ok(err)
+	s.Ok(err)
 	_, err = runtime.CreateContainer(s.ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, Config: p.containerConfig(idle), SandboxConfig: p.config})
 	s.refused("a container in a pod that has stopped", err, codes.FailedPrecondition)
 }
@@ -196,24 +196,24 @@ func TestRemovePodSandbox(t *testing.T) {
 		// Both may be: a pod that runs is stopped first, or refused.
 		s.refused("removal of a running pod", err, codes.FailedPrecondition)
 		p.stop()
-		s.ok(remove())
+		s.Ok(remove())
 	}
 	_, err := runtime.PodSandboxStatus(s.ctx, &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
 	s.refused("status of a removed pod", err, codes.NotFound)
 	_, err = runtime.ContainerStatus(s.ctx, &cri.ContainerStatusRequest{ContainerId: c.id})
 	s.refused("status of its container", err, codes.NotFound)
-	s.ok(remove())
+	s.Ok(remove())
 	_, err = runtime.RemovePodSandbox(s.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: "unknown"})
-	s.ok(err)
+	s.Ok(err)
 }
 
 // A port of the host leads into the pod, and is free again when the pod has stopped.
 func TestHostPort(t *testing.T) {
 	s := begin(t)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
-	s.ok(err)
+	s.Ok(err)
 	port := int32(free.Addr().(*net.TCPAddr).Port)
-	s.ok(free.Close())
+	s.Ok(free.Close())
 	p := s.pod(func(c *cri.PodSandboxConfig) {
 		c.PortMappings = []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 8080, HostPort: port}}
 	})
@@ -229,7 +229,7 @@ func TestHostPort(t *testing.T) {
 		page, _ := io.ReadAll(answer.Body)
 		return string(page)
 	}
-	s.eventually("the port answers", func() (bool, any) {
+	s.Eventually("the port answers", func() (bool, any) {
 		page := ask()
 		return page == "mapped\n", page
 	})
@@ -241,21 +241,21 @@ func TestPodSandboxStatus(t *testing.T) {
 	s := begin(t)
 	p := s.pod()
 	info := p.info(p.status().Info, "info")
-	s.equal("configuration", dig(info, "config", "metadata", "name"), p.config.Metadata.Name)
+	s.Equal("configuration", dig(info, "config", "metadata", "name"), p.config.Metadata.Name)
 	s.truth(dig(info, "cniResult", "Interfaces", "eth0") != nil, "no interface: %v", info["cniResult"])
 	s.truth(dig(info, "runtimeType") == "io.containerd.runc.v2", "runtime: %v", info["runtimeType"])
 	options := p.status().Status.Linux.GetNamespaces().GetOptions()
-	s.equal("network", options.GetNetwork(), cri.NamespaceMode_POD)
+	s.Equal("network", options.GetNetwork(), cri.NamespaceMode_POD)
 	plain, err := runtime.PodSandboxStatus(s.ctx, &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
-	s.ok(err)
+	s.Ok(err)
 	// The peer answers a document of zeros.
 	s.truth(len(plain.Info) == 0 || peer, "verbose without being asked: %v", plain.Info)
 	_, err = runtime.PodSandboxStatus(s.ctx, &cri.PodSandboxStatusRequest{PodSandboxId: "unknown"})
 	s.refused("status of an unknown pod", err, codes.NotFound)
 	// An id may be cut short as long as it is clear.
 	short, err := runtime.PodSandboxStatus(s.ctx, &cri.PodSandboxStatusRequest{PodSandboxId: p.id[:13]})
-	s.ok(err)
-	s.equal("id", short.Status.Id, p.id)
+	s.Ok(err)
+	s.Equal("id", short.Status.Id, p.id)
 }
 
 // podFilter is a filter of pods, and the ids that it leaves.
@@ -288,7 +288,7 @@ func (s *story) samePods(what string, got []*cri.PodSandbox, want []string) {
 	}
 	slices.Sort(ids)
 	slices.Sort(want)
-	s.equal(what, ids, want)
+	s.Equal(what, ids, want)
 }
 
 func TestListPodSandbox(t *testing.T) {
@@ -297,15 +297,15 @@ func TestListPodSandbox(t *testing.T) {
 	stopped.stop()
 	for what, f := range podFilters(s, running, stopped) {
 		list, err := runtime.ListPodSandbox(s.ctx, &cri.ListPodSandboxRequest{Filter: f.filter})
-		s.ok(err)
+		s.Ok(err)
 		s.samePods(what, list.Items, f.want)
 	}
 	all, err := runtime.ListPodSandbox(s.ctx, &cri.ListPodSandboxRequest{})
-	s.ok(err)
+	s.Ok(err)
 	at := slices.IndexFunc(all.Items, func(p *cri.PodSandbox) bool { return p.Id == running.id })
 	s.truth(at >= 0, "not in the list of all")
 	got, status := all.Items[at], running.status().Status
-	s.equal("what the list says", fmt.Sprint(got.Metadata, got.State, got.CreatedAt, got.Labels, got.Annotations, got.RuntimeHandler),
+	s.Equal("what the list says", fmt.Sprint(got.Metadata, got.State, got.CreatedAt, got.Labels, got.Annotations, got.RuntimeHandler),
 		fmt.Sprint(status.Metadata, status.State, status.CreatedAt, status.Labels, status.Annotations, status.RuntimeHandler))
 }
 
@@ -332,12 +332,12 @@ func TestUpdatePodSandboxResources(t *testing.T) {
 		Overhead:     &cri.LinuxContainerResources{CpuShares: 10},
 		Resources:    &cri.LinuxContainerResources{CpuShares: 2048, MemoryLimitInBytes: 256 << 20},
 	})
-	s.ok(err)
+	s.Ok(err)
 	info := p.info(p.status().Info, "info")
-	s.equal("shares of the pod", dig(info, "resources", "linux", "cpu_shares"), 2048)
-	s.equal("overhead of the pod", dig(info, "overhead", "linux", "cpu_shares"), 10)
-	s.equal("pod", p.status().Status.State, cri.PodSandboxState_SANDBOX_READY)
-	s.equal("the container still answers", c.sh("echo here"), "here")
+	s.Equal("shares of the pod", dig(info, "resources", "linux", "cpu_shares"), 2048)
+	s.Equal("overhead of the pod", dig(info, "overhead", "linux", "cpu_shares"), 10)
+	s.Equal("pod", p.status().Status.State, cri.PodSandboxState_SANDBOX_READY)
+	s.Equal("the container still answers", c.sh("echo here"), "here")
 	_, err = runtime.UpdatePodSandboxResources(s.ctx, &cri.UpdatePodSandboxResourcesRequest{PodSandboxId: "unknown"})
 	s.refused("resources of an unknown pod", err, codes.NotFound)
 }

@@ -75,11 +75,11 @@ func TestPullWithCredentials(t *testing.T) {
 	s.truth(s.image(name) == nil, "a refused pull leaves an image")
 
 	id, err := pull(&cri.AuthConfig{Username: "someone", Password: "s3cret: and more", ServerAddress: "http://" + host})
-	s.ok(err)
-	s.equal("user of the image", s.image(name).GetUsername(), "www")
+	s.Ok(err)
+	s.Equal("user of the image", s.image(name).GetUsername(), "www")
 	s.forget(id)
 	id, err = pull(&cri.AuthConfig{Auth: base64.StdEncoding.EncodeToString([]byte("someone:s3cret: and more"))})
-	s.ok(err)
+	s.Ok(err)
 	s.forget(id)
 	s.truth(s.image(name) == nil, "still there after its removal")
 }

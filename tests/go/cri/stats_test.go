@@ -18,8 +18,8 @@ const busy = "head -c 3000000 /dev/urandom >/tmp/file; i=0; while [ $i -lt 10000
 // counted checks what a container's figures say of busy.
 func (c *container) counted(stats *cri.ContainerStats) {
 	c.Helper()
-	c.equal("id", stats.Attributes.Id, c.id)
-	c.equal("attributes", fmt.Sprint(stats.Attributes.Metadata, stats.Attributes.Labels, stats.Attributes.Annotations),
+	c.Equal("id", stats.Attributes.Id, c.id)
+	c.Equal("attributes", fmt.Sprint(stats.Attributes.Metadata, stats.Attributes.Labels, stats.Attributes.Annotations),
 		fmt.Sprint(c.config.Metadata, c.config.Labels, c.config.Annotations))
 	age := time.Since(time.Unix(0, stats.Cpu.GetTimestamp()))
 	c.truth(age >= 0 && age < time.Minute, "the figures are of %v ago", age)
@@ -39,19 +39,19 @@ func TestContainerStats(t *testing.T) {
 	c.says("done")
 	stats := func() *cri.ContainerStats {
 		answer, err := runtime.ContainerStats(s.ctx, &cri.ContainerStatsRequest{ContainerId: c.id})
-		s.ok(err)
+		s.Ok(err)
 		return answer.Stats
 	}
 	c.counted(stats())
 	// Some figures are gathered from time to time.
-	s.eventually("the written file is counted", func() (bool, any) {
+	s.Eventually("the written file is counted", func() (bool, any) {
 		layer := stats().WritableLayer
 		return layer.GetUsedBytes().GetValue() >= 3000000 && layer.InodesUsed.GetValue() > 0 && strings.HasPrefix(layer.FsId.GetMountpoint(), "/"), layer
 	})
-	s.eventually("the rate of use is known", func() (bool, any) {
+	s.Eventually("the rate of use is known", func() (bool, any) {
 		list, err := runtime.ListContainerStats(s.ctx, &cri.ListContainerStatsRequest{Filter: &cri.ContainerStatsFilter{Id: c.id}})
-		s.ok(err)
-		s.equal("figures", len(list.Stats), 1)
+		s.Ok(err)
+		s.Equal("figures", len(list.Stats), 1)
 		return list.Stats[0].Cpu.UsageNanoCores != nil, list.Stats[0].Cpu
 	})
 	_, err := runtime.ContainerStats(s.ctx, &cri.ContainerStatsRequest{ContainerId: "unknown"})
@@ -90,7 +90,7 @@ func (s *story) sameStats(what string, got []*cri.ContainerStats, want []string,
 	}
 	slices.Sort(ids)
 	slices.Sort(want)
-	s.equal(what, ids, want)
+	s.Equal(what, ids, want)
 }
 
 func TestListContainerStats(t *testing.T) {
@@ -98,7 +98,7 @@ func TestListContainerStats(t *testing.T) {
 	filters, counted := statsFilters(s)
 	for what, f := range filters {
 		list, err := runtime.ListContainerStats(s.ctx, &cri.ListContainerStatsRequest{Filter: f.filter})
-		s.ok(err)
+		s.Ok(err)
 		s.sameStats(what, list.Stats, f.want, counted)
 	}
 }
@@ -119,16 +119,16 @@ func TestStreamContainerStats(t *testing.T) {
 // countedPod checks what a pod's figures say.
 func (p *pod) countedPod(stats *cri.PodSandboxStats, containers ...*container) {
 	p.Helper()
-	p.equal("attributes", fmt.Sprint(stats.Attributes.Id, stats.Attributes.Metadata, stats.Attributes.Labels, stats.Attributes.Annotations),
+	p.Equal("attributes", fmt.Sprint(stats.Attributes.Id, stats.Attributes.Metadata, stats.Attributes.Labels, stats.Attributes.Annotations),
 		fmt.Sprint(p.id, p.config.Metadata, p.config.Labels, p.config.Annotations))
 	linux := stats.Linux
 	p.truth(linux.Cpu.UsageCoreNanoSeconds.GetValue() > 0, "time used: %v", linux.Cpu)
 	p.truth(linux.Memory.UsageBytes.GetValue() > 0, "memory: %v", linux.Memory)
 	eth0 := linux.Network.GetDefaultInterface()
-	p.equal("interface", eth0.GetName(), "eth0")
+	p.Equal("interface", eth0.GetName(), "eth0")
 	p.truth(eth0.RxBytes.GetValue() > 0 && eth0.TxBytes.GetValue() > 0, "traffic: %v", eth0)
 	p.truth(linux.Process.GetProcessCount().GetValue() >= uint64(len(containers)), "processes: %v", linux.Process)
-	p.equal("containers", len(linux.Containers), len(containers))
+	p.Equal("containers", len(linux.Containers), len(containers))
 	for _, c := range containers {
 		at := slices.IndexFunc(linux.Containers, func(s *cri.ContainerStats) bool { return s.Attributes.Id == c.id })
 		p.truth(at >= 0, "container %s is not among the pod's", c.id)
@@ -152,7 +152,7 @@ func TestPodSandboxStats(t *testing.T) {
 	d.says("done")
 	p.talk()
 	answer, err := runtime.PodSandboxStats(s.ctx, &cri.PodSandboxStatsRequest{PodSandboxId: p.id})
-	s.ok(err)
+	s.Ok(err)
 	p.countedPod(answer.Stats, c, d)
 	_, err = runtime.PodSandboxStats(s.ctx, &cri.PodSandboxStatsRequest{PodSandboxId: "unknown"})
 	s.refused("figures of an unknown pod", err, codes.NotFound)
@@ -186,7 +186,7 @@ func podStatsLists(s *story, list func(*cri.PodSandboxStatsFilter) []*cri.PodSan
 		}
 		slices.Sort(ids)
 		slices.Sort(f.want)
-		s.equal(what, ids, f.want)
+		s.Equal(what, ids, f.want)
 	}
 }
 
@@ -194,7 +194,7 @@ func TestListPodSandboxStats(t *testing.T) {
 	s := begin(t)
 	podStatsLists(s, func(filter *cri.PodSandboxStatsFilter) []*cri.PodSandboxStats {
 		answer, err := runtime.ListPodSandboxStats(s.ctx, &cri.ListPodSandboxStatsRequest{Filter: filter})
-		s.ok(err)
+		s.Ok(err)
 		return answer.Stats
 	})
 }
@@ -213,7 +213,7 @@ func TestStreamPodSandboxStats(t *testing.T) {
 func (s *story) descriptors() map[string]*cri.MetricDescriptor {
 	s.Helper()
 	answer, err := runtime.ListMetricDescriptors(s.ctx, &cri.ListMetricDescriptorsRequest{})
-	s.ok(err)
+	s.Ok(err)
 	known := map[string]*cri.MetricDescriptor{}
 	for _, d := range answer.Descriptors {
 		s.truth(d.Help != "" && len(d.LabelKeys) > 0, "a descriptor without help or labels: %v", d)
@@ -250,14 +250,14 @@ func metricsOf(s *story, list func() []*cri.PodSandboxMetrics) {
 	c.says("done")
 	p.talk()
 	var mine *cri.PodSandboxMetrics
-	s.eventually("the container is counted", func() (bool, any) {
+	s.Eventually("the container is counted", func() (bool, any) {
 		all := list()
 		at := slices.IndexFunc(all, func(m *cri.PodSandboxMetrics) bool { return m.PodSandboxId == p.id })
 		s.truth(at >= 0, "the pod is not among %d", len(all))
 		mine = all[at]
 		return len(mine.ContainerMetrics) > 0, mine
 	})
-	s.equal("container", mine.ContainerMetrics[0].ContainerId, c.id)
+	s.Equal("container", mine.ContainerMetrics[0].ContainerId, c.id)
 	for _, m := range slices.Concat(mine.Metrics, mine.ContainerMetrics[0].Metrics) {
 		d := known[m.Name]
 		s.truth(d != nil, "no descriptor of %s", m.Name)
@@ -271,15 +271,15 @@ func metricsOf(s *story, list func() []*cri.PodSandboxMetrics) {
 		return metrics[at]
 	}
 	usage := value(mine.ContainerMetrics[0].Metrics, "container_memory_usage_bytes")
-	s.equal("type", usage.MetricType, cri.MetricType_GAUGE)
+	s.Equal("type", usage.MetricType, cri.MetricType_GAUGE)
 	s.truth(usage.Value.GetValue() > 0 && usage.Value.Value < 64<<20, "memory: %v", usage)
 	at := func(key string) string {
 		return usage.LabelValues[slices.Index(known[usage.Name].LabelKeys, key)]
 	}
-	s.equal("pod", at("pod"), p.config.Metadata.Name)
-	s.equal("namespace", at("namespace"), s.name)
-	s.equal("container", at("container"), c.config.Metadata.Name)
-	s.equal("type", value(mine.ContainerMetrics[0].Metrics, "container_cpu_usage_seconds_total").MetricType, cri.MetricType_COUNTER)
+	s.Equal("pod", at("pod"), p.config.Metadata.Name)
+	s.Equal("namespace", at("namespace"), s.name)
+	s.Equal("container", at("container"), c.config.Metadata.Name)
+	s.Equal("type", value(mine.ContainerMetrics[0].Metrics, "container_cpu_usage_seconds_total").MetricType, cri.MetricType_COUNTER)
 	s.truth(value(mine.Metrics, "container_network_receive_bytes_total").Value.GetValue() > 0, "no traffic")
 }
 
@@ -287,7 +287,7 @@ func TestListPodSandboxMetrics(t *testing.T) {
 	s := begin(t)
 	metricsOf(s, func() []*cri.PodSandboxMetrics {
 		answer, err := runtime.ListPodSandboxMetrics(s.ctx, &cri.ListPodSandboxMetricsRequest{})
-		s.ok(err)
+		s.Ok(err)
 		return answer.PodMetrics
 	})
 }

@@ -12,19 +12,19 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"windlass.dev/tests/go/check"
 )
 
 var counter atomic.Int64
 
 // story is one test: its deadline, its folder, and the label that everything it makes carries.
 type story struct {
-	*testing.T
+	check.T
 	ctx  context.Context
 	dir  string
 	name string
@@ -42,7 +42,7 @@ func begin(t *testing.T) *story {
 			t.Fatal(err)
 		}
 	}
-	s := &story{T: t, ctx: ctx, dir: dir, name: fmt.Sprintf("cri-%s-%d", run, counter.Add(1))}
+	s := &story{T: check.T{T: t, Patience: patience}, ctx: ctx, dir: dir, name: fmt.Sprintf("cri-%s-%d", run, counter.Add(1))}
 	// After the pods, which are made later.
 	t.Cleanup(s.removeCgroups)
 	return s
@@ -70,27 +70,6 @@ func (s *story) parent() string { return "/" + s.name }
 
 func (s *story) labels() map[string]string { return map[string]string{"story": s.name} }
 
-func (s *story) ok(err error) {
-	s.Helper()
-	if err != nil {
-		s.Fatal(err)
-	}
-}
-
-func (s *story) equal(what string, got, want any) {
-	s.Helper()
-	if fmt.Sprint(got) != fmt.Sprint(want) {
-		s.Fatalf("%s: got %v, want %v", what, got, want)
-	}
-}
-
-func (s *story) has(text, want string) {
-	s.Helper()
-	if !strings.Contains(text, want) {
-		s.Fatalf("%q is missing in %q", want, text)
-	}
-}
-
 func (s *story) truth(holds bool, format string, args ...any) {
 	s.Helper()
 	if !holds {
@@ -104,25 +83,6 @@ func (s *story) refused(what string, err error, wanted ...codes.Code) {
 	code := status.Code(err)
 	if err == nil || !slices.Contains(wanted, code) && !(peer && code == codes.Unknown) {
 		s.Errorf("%s: got %v (%v), want %v", what, code, err, wanted)
-	}
-}
-
-// eventually asks until the answer holds; state says what the last answer was.
-func (s *story) eventually(what string, holds func() (done bool, state any)) {
-	s.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for {
-		done, state := holds()
-		if done {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			s.Fatalf("never happened: %s; last seen: %v", what, state)
-		}
 	}
 }
 
@@ -162,7 +122,7 @@ type pod struct {
 func (s *story) podConfig(changes ...func(*cri.PodSandboxConfig)) *cri.PodSandboxConfig {
 	name := fmt.Sprintf("pod-%d", counter.Add(1))
 	logs := filepath.Join(s.dir, name)
-	s.ok(os.MkdirAll(logs, 0o755))
+	s.Ok(os.MkdirAll(logs, 0o755))
 	config := &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: name, Uid: s.name + "-" + name, Namespace: s.name, Attempt: 1},
 		Hostname:     name,
@@ -185,7 +145,7 @@ func (s *story) pod(changes ...func(*cri.PodSandboxConfig)) *pod {
 	s.Helper()
 	config := s.podConfig(changes...)
 	answer, err := runtime.RunPodSandbox(s.ctx, &cri.RunPodSandboxRequest{Config: config})
-	s.ok(err)
+	s.Ok(err)
 	s.goes(answer.PodSandboxId)
 	return &pod{s, answer.PodSandboxId, config}
 }
@@ -207,14 +167,14 @@ func (s *story) goes(id string) {
 func (p *pod) status() *cri.PodSandboxStatusResponse {
 	p.Helper()
 	answer, err := runtime.PodSandboxStatus(p.ctx, &cri.PodSandboxStatusRequest{PodSandboxId: p.id, Verbose: true})
-	p.ok(err)
+	p.Ok(err)
 	return answer
 }
 
 func (p *pod) stop() {
 	p.Helper()
 	_, err := runtime.StopPodSandbox(p.ctx, &cri.StopPodSandboxRequest{PodSandboxId: p.id})
-	p.ok(err)
+	p.Ok(err)
 }
 
 // container is one of a pod's.
@@ -242,7 +202,7 @@ func (p *pod) containerConfig(script string, changes ...func(*cri.ContainerConfi
 	for _, change := range changes {
 		change(config)
 	}
-	p.ok(os.MkdirAll(filepath.Join(p.config.LogDirectory, name), 0o755))
+	p.Ok(os.MkdirAll(filepath.Join(p.config.LogDirectory, name), 0o755))
 	return config
 }
 
@@ -250,7 +210,7 @@ func (p *pod) create(script string, changes ...func(*cri.ContainerConfig)) *cont
 	p.Helper()
 	config := p.containerConfig(script, changes...)
 	answer, err := runtime.CreateContainer(p.ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
-	p.ok(err)
+	p.Ok(err)
 	return &container{p, answer.ContainerId, config}
 }
 
@@ -267,26 +227,26 @@ func (p *pod) run(script string, changes ...func(*cri.ContainerConfig)) *contain
 func (c *container) start() {
 	c.Helper()
 	_, err := runtime.StartContainer(c.ctx, &cri.StartContainerRequest{ContainerId: c.id})
-	c.ok(err)
+	c.Ok(err)
 }
 
 func (c *container) stop(grace int64) {
 	c.Helper()
 	_, err := runtime.StopContainer(c.ctx, &cri.StopContainerRequest{ContainerId: c.id, Timeout: grace})
-	c.ok(err)
+	c.Ok(err)
 }
 
 func (c *container) status() *cri.ContainerStatus {
 	c.Helper()
 	answer, err := runtime.ContainerStatus(c.ctx, &cri.ContainerStatusRequest{ContainerId: c.id})
-	c.ok(err)
+	c.Ok(err)
 	return answer.Status
 }
 
 func (c *container) verbose() map[string]any {
 	c.Helper()
 	answer, err := runtime.ContainerStatus(c.ctx, &cri.ContainerStatusRequest{ContainerId: c.id, Verbose: true})
-	c.ok(err)
+	c.Ok(err)
 	return c.info(answer.Info, "info")
 }
 
@@ -294,7 +254,7 @@ func (c *container) verbose() map[string]any {
 func (c *container) ended() *cri.ContainerStatus {
 	c.Helper()
 	var last *cri.ContainerStatus
-	c.eventually("container "+c.id+" exits", func() (bool, any) {
+	c.Eventually("container "+c.id+" exits", func() (bool, any) {
 		last = c.status()
 		return last.State == cri.ContainerState_CONTAINER_EXITED, last
 	})
@@ -305,7 +265,7 @@ func (c *container) ended() *cri.ContainerStatus {
 func (c *container) sh(script string) string {
 	c.Helper()
 	answer, err := runtime.ExecSync(c.ctx, &cri.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"sh", "-c", script}, Timeout: 20})
-	c.ok(err)
+	c.Ok(err)
 	if answer.ExitCode != 0 {
 		c.Fatalf("%s: exit code %d: %s%s", script, answer.ExitCode, answer.Stdout, answer.Stderr)
 	}
@@ -321,7 +281,7 @@ func (c *container) cgroup(v2, v1 string) string {
 // gather reads a list that comes as a stream. The peer must say that it does not know it; then the test ends there.
 func gather[Answer any](s *story, stream grpc.ServerStreamingClient[Answer], err error) []*Answer {
 	s.Helper()
-	s.ok(err)
+	s.Ok(err)
 	var all []*Answer
 	for {
 		answer, err := stream.Recv()
@@ -333,7 +293,7 @@ func gather[Answer any](s *story, stream grpc.ServerStreamingClient[Answer], err
 		case peer:
 			s.Fatalf("the peer implements this by now: %v, %v", answer, err)
 		}
-		s.ok(err)
+		s.Ok(err)
 		all = append(all, answer)
 	}
 }

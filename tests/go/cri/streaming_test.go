@@ -104,12 +104,12 @@ func (s *story) session(transport, address string, options remotecommand.StreamO
 func (a *session) types(text string) {
 	a.Helper()
 	_, err := io.WriteString(a.typing, text)
-	a.ok(err)
+	a.Ok(err)
 }
 
 func (a *session) shows(want string) {
 	a.Helper()
-	a.eventually("the stream shows "+want, func() (bool, any) {
+	a.Eventually("the stream shows "+want, func() (bool, any) {
 		text := a.output.String()
 		return strings.Contains(text, want), text
 	})
@@ -118,27 +118,27 @@ func (a *session) shows(want string) {
 func (c *container) execURL(tty bool, cmd ...string) string {
 	c.Helper()
 	answer, err := runtime.Exec(c.ctx, &cri.ExecRequest{ContainerId: c.id, Cmd: cmd, Tty: tty, Stdin: true, Stdout: true, Stderr: !tty})
-	c.ok(err)
+	c.Ok(err)
 	return answer.Url
 }
 
 func (c *container) attachURL(tty bool) string {
 	c.Helper()
 	answer, err := runtime.Attach(c.ctx, &cri.AttachRequest{ContainerId: c.id, Tty: tty, Stdin: true, Stdout: true, Stderr: !tty})
-	c.ok(err)
+	c.Ok(err)
 	return answer.Url
 }
 
 func TestExec(t *testing.T) {
 	each(t, idle, func(c *container, transport string) {
 		var stdout, stderr bytes.Buffer
-		c.ok(c.stream(transport, c.execURL(false, "sh", "-c", "cat; echo to stderr >&2"), remotecommand.StreamOptions{
+		c.Ok(c.stream(transport, c.execURL(false, "sh", "-c", "cat; echo to stderr >&2"), remotecommand.StreamOptions{
 			Stdin: strings.NewReader("through and back"), Stdout: &stdout, Stderr: &stderr}))
-		c.equal("output", stdout.String(), "through and back")
-		c.equal("errors", stderr.String(), "to stderr\n")
+		c.Equal("output", stdout.String(), "through and back")
+		c.Equal("errors", stderr.String(), "to stderr\n")
 
 		stdout.Reset()
-		c.ok(c.stream(transport, c.execURL(false, "cat"), remotecommand.StreamOptions{
+		c.Ok(c.stream(transport, c.execURL(false, "cat"), remotecommand.StreamOptions{
 			Stdin: strings.NewReader(strings.Repeat("0123456789", 100000)), Stdout: &stdout, Stderr: io.Discard}))
 		c.truth(stdout.String() == strings.Repeat("0123456789", 100000), "%d of 1000000 bytes came back", stdout.Len())
 
@@ -153,7 +153,7 @@ func TestExec(t *testing.T) {
 		// A URL is good for one time.
 		used := c.execURL(false, "true")
 		options := remotecommand.StreamOptions{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}
-		c.ok(c.stream(transport, used, options))
+		c.Ok(c.stream(transport, used, options))
 		c.truth(c.stream(transport, used, options) != nil, "a URL was good twice")
 	})
 }
@@ -173,9 +173,9 @@ func TestExecTerminal(t *testing.T) {
 			remotecommand.StreamOptions{Tty: true, TerminalSizeQueue: resize})
 		a.shows("sized")
 		a.types("hello\n")
-		c.ok(<-a.done)
-		c.has(a.output.String(), "got hello")
-		c.has(a.output.String(), "/dev/pts/")
+		c.Ok(<-a.done)
+		c.Has(a.output.String(), "got hello")
+		c.Has(a.output.String(), "/dev/pts/")
 	})
 }
 
@@ -226,21 +226,21 @@ func TestAttach(t *testing.T) {
 		var watched shared
 		watching := make(chan error, 1)
 		answer, err := runtime.Attach(c.ctx, &cri.AttachRequest{ContainerId: c.id, Stdout: true, Stderr: true})
-		c.ok(err)
+		c.Ok(err)
 		go func() {
 			watching <- streamed(c.ctx, transport, answer.Url, remotecommand.StreamOptions{Stdout: &watched, Stderr: io.Discard})
 		}()
 		a := c.session(transport, c.attachURL(false), remotecommand.StreamOptions{})
 		// What came before one looked is in the log alone; so something is typed until both have seen it.
-		c.eventually("both see what is typed", func() (bool, any) {
+		c.Eventually("both see what is typed", func() (bool, any) {
 			a.types("a word\n")
 			return strings.Contains(watched.String(), "a word") && strings.Contains(a.output.String(), "a word"), watched.String() + a.output.String()
 		})
-		c.ok(a.typing.Close())
-		c.ok(<-a.done)
-		c.ok(<-watching)
-		c.equal("errors", a.errors.String(), "end\n")
-		c.equal("exit code", c.ended().ExitCode, 0)
+		c.Ok(a.typing.Close())
+		c.Ok(<-a.done)
+		c.Ok(<-watching)
+		c.Equal("errors", a.errors.String(), "end\n")
+		c.Equal("exit code", c.ended().ExitCode, 0)
 		c.says("a word")
 	}, func(c *cri.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
 }
@@ -254,7 +254,7 @@ func TestAttachTerminal(t *testing.T) {
 			a.shows("got " + word)
 			a.leave()
 			<-a.done
-			c.equal("state", c.status().State, cri.ContainerState_CONTAINER_RUNNING)
+			c.Equal("state", c.status().State, cri.ContainerState_CONTAINER_RUNNING)
 		}
 	}, func(c *cri.ContainerConfig) { c.Stdin, c.Tty = true, true })
 }
@@ -283,19 +283,19 @@ func TestPortForward(t *testing.T) {
 			p := s.pod()
 			c := p.run("mkdir /www && echo a page >/www/index.html && echo ready && exec httpd -f -p 127.0.0.1:8080 -h /www")
 			c.says("ready")
-			s.eventually("the server listens", func() (bool, any) {
+			s.Eventually("the server listens", func() (bool, any) {
 				sockets := c.sh("cat /proc/net/tcp")
 				return strings.Contains(sockets, "0100007F:1F90"), sockets
 			})
 			answer, err := runtime.PortForward(s.ctx, &cri.PortForwardRequest{PodSandboxId: p.id, Port: []int32{8080}})
-			s.ok(err)
+			s.Ok(err)
 			u, err := url.Parse(answer.Url)
-			s.ok(err)
+			s.Ok(err)
 			dial, err := dialer(u)
-			s.ok(err)
+			s.Ok(err)
 			stop, ready, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 			forwarder, err := portforward.NewOnAddresses(dial, []string{"127.0.0.1"}, []string{"0:8080", "0:8081"}, stop, ready, io.Discard, io.Discard)
-			s.ok(err)
+			s.Ok(err)
 			go func() { ended <- forwarder.ForwardPorts() }()
 			select {
 			case <-ready:
@@ -305,7 +305,7 @@ func TestPortForward(t *testing.T) {
 				s.Fatal("the port forward does not become ready")
 			}
 			ports, err := forwarder.GetPorts()
-			s.ok(err)
+			s.Ok(err)
 			client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 			pages, errs := together(10, func() (string, error) {
 				answer, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/index.html", ports[0].Local))
@@ -317,11 +317,11 @@ func TestPortForward(t *testing.T) {
 				return string(body), err
 			})
 			s.truth(len(errs) == 0, "failures: %v", errs)
-			s.equal("pages", fmt.Sprintf("%q", pages), `["a page\n"]`)
+			s.Equal("pages", fmt.Sprintf("%q", pages), `["a page\n"]`)
 			// Where no one listens, the connection ends.
 			conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", ports[1].Local))
-			s.ok(err)
-			s.ok(conn.SetDeadline(time.Now().Add(patience)))
+			s.Ok(err)
+			s.Ok(conn.SetDeadline(time.Now().Add(patience)))
 			n, err := io.Copy(io.Discard, conn)
 			s.truth(n == 0 && !errors.Is(err, context.DeadlineExceeded), "%d bytes, %v", n, err)
 			conn.Close()

@@ -14,44 +14,44 @@ func TestContainerLife(t *testing.T) {
 	p := s.pod()
 	c := p.create("trap 'echo bye; exit 7' TERM; echo ready; sleep 1000 & wait", object{
 		"envs": []object{{"key": "COLOUR", "value": "green"}}, "working_dir": "/tmp"})
-	s.equal("state", c.inspect("status", "state"), "CONTAINER_CREATED")
+	s.Equal("state", c.inspect("status", "state"), "CONTAINER_CREATED")
 	s.do("start", c.id)
 	c.says("ready")
 	shown := s.json("inspect", c.id)
 	for path, want := range map[string]any{"id": c.id, "state": "CONTAINER_RUNNING", "exitCode": 0,
 		"labels": c.labels(), "annotations": object{"example.com/note": "of a container"},
 		"logPath": c.log, "metadata": object{"name": c.name, "attempt": 0}} {
-		s.equal(path, dig(shown, "status", path), want)
+		s.Equal(path, dig(shown, "status", path), want)
 	}
-	s.equal("image", dig(shown, "status", "image", "image"), image)
-	s.equal("pod", dig(shown, "info", "sandboxID"), p.id)
+	s.Equal("image", dig(shown, "status", "image", "image"), image)
+	s.Equal("pod", dig(shown, "info", "sandboxID"), p.id)
 	pid, is := dig(shown, "info", "pid").(float64)
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", int(pid))); !is || err != nil {
 		s.Errorf("process %v: %v", pid, err)
 	}
-	s.equal("specification", dig(shown, "info", "runtimeSpec", "process", "cwd"), "/tmp")
-	s.equal("quiet", dig(s.json("inspect", "-q", c.id), "info"), nil)
-	s.equal("template", s.do("inspect", "-o", "go-template", "--template", "{{.status.metadata.name}}", c.id), c.name)
-	s.has(s.do("inspect", "-o", "yaml", c.id), "state: CONTAINER_RUNNING")
-	s.has(s.do("inspect", "-o", "table", c.id), "State: CONTAINER_RUNNING")
-	s.equal("by label", dig(s.json("inspect", "--label", "container="+c.name), "status", "id"), c.id)
-	s.equal("inside", c.sh("echo $COLOUR; pwd; hostname"), "green\n/tmp\n"+p.name)
+	s.Equal("specification", dig(shown, "info", "runtimeSpec", "process", "cwd"), "/tmp")
+	s.Equal("quiet", dig(s.json("inspect", "-q", c.id), "info"), nil)
+	s.Equal("template", s.do("inspect", "-o", "go-template", "--template", "{{.status.metadata.name}}", c.id), c.name)
+	s.Has(s.do("inspect", "-o", "yaml", c.id), "state: CONTAINER_RUNNING")
+	s.Has(s.do("inspect", "-o", "table", c.id), "State: CONTAINER_RUNNING")
+	s.Equal("by label", dig(s.json("inspect", "--label", "container="+c.name), "status", "id"), c.id)
+	s.Equal("inside", c.sh("echo $COLOUR; pwd; hostname"), "green\n/tmp\n"+p.name)
 
 	s.fails("is running, please stop it first", "rm", c.id)
 	begun := time.Now()
-	s.equal("what stop says", s.do("stop", "--timeout", "20", c.id), c.id)
+	s.Equal("what stop says", s.do("stop", "--timeout", "20", c.id), c.id)
 	if took := time.Since(begun); took > 10*time.Second {
 		s.Errorf("the grace period was waited for although the process had ended: %v", took)
 	}
-	s.equal("exit code", c.inspect("status", "exitCode"), 7)
-	s.equal("reason", c.inspect("status", "reason"), "Error")
-	s.has(s.do("logs", c.id), "bye")
+	s.Equal("exit code", c.inspect("status", "exitCode"), 7)
+	s.Equal("reason", c.inspect("status", "reason"), "Error")
+	s.Has(s.do("logs", c.id), "bye")
 	s.fails("", "start", c.id)
 	_, err := os.Stat(c.log)
-	s.ok(err)
-	s.equal("what rm says", s.do("rm", "--keep-logs", c.id), c.id)
+	s.Ok(err)
+	s.Equal("what rm says", s.do("rm", "--keep-logs", c.id), c.id)
 	_, err = os.Stat(c.log)
-	s.ok(err)
+	s.Ok(err)
 	s.fails("NotFound", "inspect", c.id)
 }
 
@@ -64,18 +64,18 @@ func TestRemove(t *testing.T) {
 	ended.ended()
 	created := p.create(idle, nil)
 	s.do("stop", stubborn.id) // without grace
-	s.equal("exit code", stubborn.inspect("status", "exitCode"), 137)
+	s.Equal("exit code", stubborn.inspect("status", "exitCode"), 137)
 	running := p.run(idle, nil)
 	all := []string{stubborn.id, ended.id, created.id, running.id}
 	removed := s.try(append([]string{"rm", "--force"}, all...)...)
-	s.equal("exit code", removed.code, 0)
+	s.Equal("exit code", removed.code, 0)
 	for _, id := range all {
-		s.has(removed.out, id)
+		s.Has(removed.out, id)
 	}
-	s.equal("left", s.do("ps", "-a", "-q", "--label", "story="+s.name), "")
+	s.Equal("left", s.do("ps", "-a", "-q", "--label", "story="+s.name), "")
 	left, err := filepath.Glob(p.logs + "/*.log")
-	s.ok(err)
-	s.equal("logs that are left", len(left), 0)
+	s.Ok(err)
+	s.Equal("logs that are left", len(left), 0)
 	s.fails("NotFound", "rm", "unknown")
 	s.fails("ID cannot be empty", "start")
 	s.fails("NotFound", "start", "unknown")
@@ -87,7 +87,7 @@ func TestStartFails(t *testing.T) {
 	p := s.pod()
 	c := p.create("", object{"command": []string{"/no/such/program"}, "args": []string{}})
 	s.fails("/no/such/program", "start", c.id)
-	s.equal("status", fmt.Sprintf("%v %v %v", c.inspect("status", "state"), c.inspect("status", "reason"), c.inspect("status", "exitCode")),
+	s.Equal("status", fmt.Sprintf("%v %v %v", c.inspect("status", "state"), c.inspect("status", "reason"), c.inspect("status", "exitCode")),
 		"CONTAINER_EXITED StartError 128")
 	_, file := p.containerConfig(idle, object{"image": object{"image": "no-such-image:1"}})
 	s.fails("no-such-image:1", "create", p.id, file, p.file)
@@ -107,14 +107,14 @@ func TestRun(t *testing.T) {
 	p.id = pods
 	c := &container{p, id, name, filepath.Join(p.logs, name+"-0.log")}
 	c.says("hello")
-	s.equal("state", c.inspect("status", "state"), "CONTAINER_RUNNING")
-	s.equal("pod", c.inspect("info", "sandboxID"), p.id)
+	s.Equal("state", c.inspect("status", "state"), "CONTAINER_RUNNING")
+	s.Equal("pod", c.inspect("info", "sandboxID"), p.id)
 
 	pulled := s.podConfig(nil)
 	_, file = pulled.containerConfig(idle, nil)
 	id = s.do("run", "--with-pull", "--pull-timeout", "30s", file, pulled.file)
 	s.goes(s.do("pods", "-q", "--no-trunc", "--label", "pod="+pulled.name))
-	s.equal("state", dig(s.json("inspect", id), "status", "state"), "CONTAINER_RUNNING")
+	s.Equal("state", dig(s.json("inspect", id), "status", "state"), "CONTAINER_RUNNING")
 }
 
 func TestPs(t *testing.T) {
@@ -126,29 +126,29 @@ func TestPs(t *testing.T) {
 		return strings.Join(strings.Fields(s.do(append([]string{"ps", "-q", "--no-trunc", "--label", "story=" + s.name}, args...)...)), " ")
 	}
 	everything := created.id + " " + exited.id + " " + running.id
-	s.equal("running", list(), running.id)
-	s.equal("all, newest first", list("-a"), everything)
-	s.equal("by state", list("--state", "exited"), exited.id)
-	s.equal("by state", list("--state", "created"), created.id)
-	s.equal("by state", list("--state", "running"), running.id)
-	s.equal("by pod", list("-a", "--pod", p.id), exited.id+" "+running.id)
-	s.equal("by the beginning of a pod's id", list("-a", "--pod", q.id[:13]), created.id)
-	s.equal("by name", list("-a", "--name", "^"+created.name+"$"), created.id)
-	s.equal("by id", list("--id", running.id[:13]), running.id)
-	s.equal("by image", list("-a", "--image", image), everything)
-	s.equal("by namespace", list("-a", "--namespace", "^"+s.name+"$"), everything)
-	s.equal("by namespace", list("-a", "--namespace", "^elsewhere$"), "")
-	s.equal("latest", list("--latest"), created.id)
-	s.equal("last", list("--last", "2"), created.id+" "+exited.id)
+	s.Equal("running", list(), running.id)
+	s.Equal("all, newest first", list("-a"), everything)
+	s.Equal("by state", list("--state", "exited"), exited.id)
+	s.Equal("by state", list("--state", "created"), created.id)
+	s.Equal("by state", list("--state", "running"), running.id)
+	s.Equal("by pod", list("-a", "--pod", p.id), exited.id+" "+running.id)
+	s.Equal("by the beginning of a pod's id", list("-a", "--pod", q.id[:13]), created.id)
+	s.Equal("by name", list("-a", "--name", "^"+created.name+"$"), created.id)
+	s.Equal("by id", list("--id", running.id[:13]), running.id)
+	s.Equal("by image", list("-a", "--image", image), everything)
+	s.Equal("by namespace", list("-a", "--namespace", "^"+s.name+"$"), everything)
+	s.Equal("by namespace", list("-a", "--namespace", "^elsewhere$"), "")
+	s.Equal("latest", list("--latest"), created.id)
+	s.Equal("last", list("--last", "2"), created.id+" "+exited.id)
 	table := s.do("ps", "-a", "--label", "story="+s.name)
 	for _, want := range []string{"CONTAINER", "Running", "Exited", "Created", running.id[:13], p.id[:13], p.name} {
-		s.has(table, want)
+		s.Has(table, want)
 	}
-	s.has(s.do("ps", "--resolve-image-path", "--label", "story="+s.name), image)
-	s.has(s.do("ps", "-v", "--label", "story="+s.name), "ID: "+running.id)
-	s.equal("json", dig(s.json("ps", "-o", "json", "--label", "story="+s.name), "containers", 0, "podSandboxId"), p.id)
-	s.has(s.do("ps", "-o", "yaml", "--label", "story="+s.name), "podSandboxId: "+p.id)
-	s.has(s.try("ps", "--state", "strange").err, "state should be one of")
+	s.Has(s.do("ps", "--resolve-image-path", "--label", "story="+s.name), image)
+	s.Has(s.do("ps", "-v", "--label", "story="+s.name), "ID: "+running.id)
+	s.Equal("json", dig(s.json("ps", "-o", "json", "--label", "story="+s.name), "containers", 0, "podSandboxId"), p.id)
+	s.Has(s.do("ps", "-o", "yaml", "--label", "story="+s.name), "podSandboxId: "+p.id)
+	s.Has(s.try("ps", "--state", "strange").err, "state should be one of")
 }
 
 // Limits are in the container's cgroup at once.
@@ -167,19 +167,19 @@ func TestUpdate(t *testing.T) {
 		return read(c, "cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us")
 	}
 	cpus := func(c *container) string { return read(c, "cpuset.cpus", "/sys/fs/cgroup/cpuset/cpuset.cpus") }
-	s.equal("before", memory(c)+" "+time(c), "67108864 50000 100000")
-	s.equal("what update says", s.do("update", "--memory", fmt.Sprint(96<<20), "--cpu-quota", "20000", "--cpu-period", "50000",
+	s.Equal("before", memory(c)+" "+time(c), "67108864 50000 100000")
+	s.Equal("what update says", s.do("update", "--memory", fmt.Sprint(96<<20), "--cpu-quota", "20000", "--cpu-period", "50000",
 		"--cpu-share", "256", "--cpuset-cpus", "0", c.id, d.id), c.id+"\n"+d.id)
 	for _, c := range []*container{c, d} {
-		s.equal("after", memory(c)+" "+time(c)+" "+cpus(c), "100663296 20000 50000 0")
+		s.Equal("after", memory(c)+" "+time(c)+" "+cpus(c), "100663296 20000 50000 0")
 		got := c.inspect("status", "resources", "linux")
-		s.equal("status", fmt.Sprintf("%v %v %v %v", dig(got, "memoryLimitInBytes"), dig(got, "cpuQuota"), dig(got, "cpuShares"), dig(got, "cpusetCpus")), "100663296 20000 256 0")
+		s.Equal("status", fmt.Sprintf("%v %v %v %v", dig(got, "memoryLimitInBytes"), dig(got, "cpuQuota"), dig(got, "cpuShares"), dig(got, "cpusetCpus")), "100663296 20000 256 0")
 	}
 	s.do("update", "--memory", fmt.Sprint(80<<20), c.id)
-	s.equal("what is not named stays", memory(c)+" "+time(c), "83886080 20000 50000")
+	s.Equal("what is not named stays", memory(c)+" "+time(c), "83886080 20000 50000")
 	s.fails("NotFound", "update", "--memory", "100000000", "unknown")
 	s.fails("", "update", "--cpuset-cpus", "4000", c.id)
-	s.equal("what a refusal leaves", memory(c)+" "+time(c)+" "+cpus(c), "83886080 20000 50000 0")
+	s.Equal("what a refusal leaves", memory(c)+" "+time(c)+" "+cpus(c), "83886080 20000 50000 0")
 }
 
 // A checkpoint needs CRIU. Without it the refusal is clear, and the container goes on.
@@ -192,13 +192,13 @@ func TestCheckpoint(t *testing.T) {
 	_, err := os.Stat(archive)
 	switch {
 	case a.code == 0:
-		s.ok(err)
+		s.Ok(err)
 	case a.code != 1 || !strings.Contains(strings.ToLower(a.err), "criu"):
 		s.Errorf("exit code %d: %s", a.code, a.err)
 	case err == nil:
 		s.Errorf("a refused checkpoint leaves a file")
 	}
 	tried.note("checkpoint")
-	s.equal("state", c.inspect("status", "state"), "CONTAINER_RUNNING")
-	s.equal("the container still answers", c.sh("echo here"), "here")
+	s.Equal("state", c.inspect("status", "state"), "CONTAINER_RUNNING")
+	s.Equal("the container still answers", c.sh("echo here"), "here")
 }

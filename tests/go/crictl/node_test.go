@@ -14,19 +14,19 @@ import (
 func TestNode(t *testing.T) {
 	s := begin(t)
 	version := s.do("version")
-	s.has(version, "RuntimeName:  "+map[bool]string{false: "windlass", true: "containerd"}[peer])
-	s.has(version, "RuntimeApiVersion:  v1")
-	s.has(s.do("-D", "version"), "RuntimeVersion:")
+	s.Has(version, "RuntimeName:  "+map[bool]string{false: "windlass", true: "containerd"}[peer])
+	s.Has(version, "RuntimeApiVersion:  v1")
+	s.Has(s.do("-D", "version"), "RuntimeVersion:")
 	info := s.json("info")
 	for i, want := range []string{"RuntimeReady", "NetworkReady"} {
-		s.equal("condition", fmt.Sprintf("%v %v", dig(info, "status", "conditions", i, "type"), dig(info, "status", "conditions", i, "status")), want+" true")
+		s.Equal("condition", fmt.Sprintf("%v %v", dig(info, "status", "conditions", i, "type"), dig(info, "status", "conditions", i, "status")), want+" true")
 	}
-	s.equal("configuration", dig(info, "config") != nil, true)
-	s.equal("quiet", dig(s.json("info", "-q"), "config"), nil)
-	s.has(s.do("info", "-o", "yaml"), "type: RuntimeReady")
-	s.equal("template", s.do("info", "-o", "go-template", "--template", "{{(index .status.conditions 0).type}}"), "RuntimeReady")
-	s.has(s.do("runtime-config"), "cgroup driver:   CGROUPFS")
-	s.has(s.try("update-runtime-config", "--pod-cidr", "10.88.0.0/16").err, "successfully updated")
+	s.Equal("configuration", dig(info, "config") != nil, true)
+	s.Equal("quiet", dig(s.json("info", "-q"), "config"), nil)
+	s.Has(s.do("info", "-o", "yaml"), "type: RuntimeReady")
+	s.Equal("template", s.do("info", "-o", "go-template", "--template", "{{(index .status.conditions 0).type}}"), "RuntimeReady")
+	s.Has(s.do("runtime-config"), "cgroup driver:   CGROUPFS")
+	s.Has(s.try("update-runtime-config", "--pod-cidr", "10.88.0.0/16").err, "successfully updated")
 	s.do("update-runtime-config", "--pod-cidr", "10.88.0.0/16")
 
 	usage := s.json("imagefsinfo")
@@ -34,9 +34,9 @@ func TestNode(t *testing.T) {
 	if at, err := os.Stat(where); err != nil || !at.IsDir() {
 		s.Errorf("images are at %s: %v", where, err)
 	}
-	s.has(s.do("imagefsinfo", "-o", "table"), "Mountpoint[0]: "+where)
-	s.has(s.do("imagefsinfo", "-o", "yaml"), "mountpoint: "+where)
-	s.equal("template", s.do("imagefsinfo", "-o", "go-template", "--template", "{{(index .status.imageFilesystems 0).fsId.mountpoint}}"), where)
+	s.Has(s.do("imagefsinfo", "-o", "table"), "Mountpoint[0]: "+where)
+	s.Has(s.do("imagefsinfo", "-o", "yaml"), "mountpoint: "+where)
+	s.Equal("template", s.do("imagefsinfo", "-o", "go-template", "--template", "{{(index .status.imageFilesystems 0).fsId.mountpoint}}"), where)
 }
 
 // These need no daemon; they are here so that every command is.
@@ -51,14 +51,14 @@ func TestConfiguration(t *testing.T) {
 		}
 		return string(out)
 	}
-	s.ok(os.WriteFile(file, nil, 0o600))
+	s.Ok(os.WriteFile(file, nil, 0o600))
 	own("config", "--set", "runtime-endpoint=unix://"+address, "--set", "timeout=20")
-	s.has(own("config", "--get", "timeout"), "20")
-	s.has(own("config", "--list"), address)
-	s.has(own("version"), "RuntimeName")
+	s.Has(own("config", "--get", "timeout"), "20")
+	s.Has(own("config", "--list"), address)
+	s.Has(own("version"), "RuntimeName")
 	tried.note("config")
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		s.has(s.do("completion", shell), "crictl")
+		s.Has(s.do("completion", shell), "crictl")
 	}
 	out, err := exec.Command(binary, "--config", config, "-r", "unix:///no/such/socket", "-t", "1s", "version").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "/no/such/socket") {
@@ -76,8 +76,8 @@ func TestEvents(t *testing.T) {
 	p := s.pod()
 	cmd := s.command("events", "-o", "go-template", "--template", "{{.containerId}} {{.containerEventType}}")
 	out, err := cmd.StdoutPipe()
-	s.ok(err)
-	s.ok(cmd.Start())
+	s.Ok(err)
+	s.Ok(cmd.Start())
 	lines := make(chan string, 4096)
 	go func() {
 		defer close(lines)
@@ -86,7 +86,7 @@ func TestEvents(t *testing.T) {
 		}
 	}()
 	// It is known to listen once it has told of something.
-	s.eventually("it listens", func() (bool, any) {
+	s.Eventually("it listens", func() (bool, any) {
 		p.create(idle, nil)
 		return len(lines) > 0, nil
 	})
@@ -109,11 +109,11 @@ func TestEvents(t *testing.T) {
 				s.Fatalf("no %s", want)
 			}
 			if told != "" {
-				s.equal("event", told, "CONTAINER_"+want+"_EVENT")
+				s.Equal("event", told, "CONTAINER_"+want+"_EVENT")
 			}
 		}
 	}
-	s.ok(cmd.Process.Signal(os.Interrupt))
+	s.Ok(cmd.Process.Signal(os.Interrupt))
 	for range lines {
 	}
 	_ = cmd.Wait()

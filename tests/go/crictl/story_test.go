@@ -12,7 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
+
+	"windlass.dev/tests/go/check"
 )
 
 var counter atomic.Int64
@@ -24,7 +25,7 @@ type object = map[string]any
 
 // story is one test: its folder, and the label that everything it makes carries.
 type story struct {
-	*testing.T
+	check.T
 	dir  string
 	name string
 }
@@ -39,7 +40,7 @@ func begin(t *testing.T) *story {
 // alone is a test that has the daemon to itself.
 func alone(t *testing.T) *story {
 	t.Helper()
-	s := &story{t, t.TempDir(), fmt.Sprintf("crictl-%s-%d", run, counter.Add(1))}
+	s := &story{check.T{T: t, Patience: patience}, t.TempDir(), fmt.Sprintf("crictl-%s-%d", run, counter.Add(1))}
 	t.Cleanup(s.removeCgroups)
 	return s
 }
@@ -143,27 +144,6 @@ func dig(value any, path ...any) any {
 	return value
 }
 
-func (s *story) ok(err error) {
-	s.Helper()
-	if err != nil {
-		s.Fatal(err)
-	}
-}
-
-func (s *story) equal(what string, got, want any) {
-	s.Helper()
-	if fmt.Sprint(got) != fmt.Sprint(want) {
-		s.Fatalf("%s: got %v, want %v", what, got, want)
-	}
-}
-
-func (s *story) has(text, want string) {
-	s.Helper()
-	if !strings.Contains(text, want) {
-		s.Fatalf("%q is missing in:\n%s", want, text)
-	}
-}
-
 func (s *story) hasNot(text, unwanted string) {
 	s.Helper()
 	if strings.Contains(text, unwanted) {
@@ -171,32 +151,13 @@ func (s *story) hasNot(text, unwanted string) {
 	}
 }
 
-// eventually asks until the answer holds; state says what the last answer was.
-func (s *story) eventually(what string, holds func() (done bool, state any)) {
-	s.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for {
-		done, state := holds()
-		if done {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			s.Fatalf("never happened: %s; last seen: %v", what, state)
-		}
-	}
-}
-
 // write puts a document where crictl reads it.
 func (s *story) write(name string, document any) string {
 	s.Helper()
 	text, err := json.MarshalIndent(document, "", "  ")
-	s.ok(err)
+	s.Ok(err)
 	file := filepath.Join(s.dir, name)
-	s.ok(os.WriteFile(file, text, 0o600))
+	s.Ok(os.WriteFile(file, text, 0o600))
 	return file
 }
 
@@ -212,7 +173,7 @@ func (s *story) podConfig(changes object) *pod {
 	s.Helper()
 	name := fmt.Sprintf("pod-%d", counter.Add(1))
 	p := &pod{story: s, name: name, logs: filepath.Join(s.dir, name)}
-	s.ok(os.Mkdir(p.logs, 0o755))
+	s.Ok(os.Mkdir(p.logs, 0o755))
 	p.config = object{
 		"metadata":      object{"name": name, "uid": s.name + "-" + name, "namespace": s.name, "attempt": 1},
 		"hostname":      name,
@@ -290,7 +251,7 @@ func (p *pod) create(script string, changes object) *container {
 func (p *pod) run(script string, changes object) *container {
 	p.Helper()
 	c := p.create(script, changes)
-	c.equal("what start says", c.do("start", c.id), c.id)
+	c.Equal("what start says", c.do("start", c.id), c.id)
 	return c
 }
 
@@ -302,7 +263,7 @@ func (c *container) inspect(path ...any) any {
 
 func (c *container) ended() {
 	c.Helper()
-	c.eventually("container "+c.id+" exits", func() (bool, any) {
+	c.Eventually("container "+c.id+" exits", func() (bool, any) {
 		state := c.inspect("status", "state")
 		return state == "CONTAINER_EXITED", state
 	})
@@ -311,7 +272,7 @@ func (c *container) ended() {
 // says waits until the container's log has a text.
 func (c *container) says(want string) {
 	c.Helper()
-	c.eventually("the log says "+want, func() (bool, any) {
+	c.Eventually("the log says "+want, func() (bool, any) {
 		text, err := os.ReadFile(c.log)
 		return strings.Contains(string(text), want), fmt.Sprintf("%s %v", text, err)
 	})

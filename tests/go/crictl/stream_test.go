@@ -33,17 +33,17 @@ func TestExec(t *testing.T) {
 		p := s.pod()
 		c := p.run(idle, nil)
 		a := s.try("exec", "--transport", transport, c.id, "sh", "-c", "echo to stdout; echo to stderr >&2; exit 42")
-		s.equal("standard output", a.out, "to stdout\n")
-		s.has(a.err, "to stderr\n")
-		s.has(a.err, "command terminated with exit code 42")
-		s.equal("exit code of crictl itself", a.code, 1)
-		s.equal("success", s.do("exec", "-r", transport, c.id, "echo", "a  b"), "a  b")
-		s.equal("no input", s.do("exec", "-r", transport, c.id, "wc", "-c"), "0")
+		s.Equal("standard output", a.out, "to stdout\n")
+		s.Has(a.err, "to stderr\n")
+		s.Has(a.err, "command terminated with exit code 42")
+		s.Equal("exit code of crictl itself", a.code, 1)
+		s.Equal("success", s.do("exec", "-r", transport, c.id, "echo", "a  b"), "a  b")
+		s.Equal("no input", s.do("exec", "-r", transport, c.id, "wc", "-c"), "0")
 		big := s.do("exec", "-r", transport, c.id, "sh", "-c", "yes 0123456789abcde | head -c 8000000")
-		s.equal("much output", len(big), 7999999)
+		s.Equal("much output", len(big), 7999999)
 		s.fails("/no/such/program", "exec", "-r", transport, c.id, "/no/such/program")
 		s.fails("NotFound", "exec", "-r", transport, "unknown", "true")
-		s.equal("ignored", s.try("exec", "-q", "-e", "-r", transport, c.id, "false").code, 0)
+		s.Equal("ignored", s.try("exec", "-q", "-e", "-r", transport, c.id, "false").code, 0)
 		c.do("stop", c.id)
 		s.fails("", "exec", "-r", transport, c.id, "true")
 	})
@@ -57,11 +57,11 @@ func TestExecInput(t *testing.T) {
 		cmd := s.command("exec", "-i", "-r", transport, c.id, "head", "-c", fmt.Sprint(len(text)))
 		cmd.Stdin = strings.NewReader(text)
 		a := s.finish(cmd)
-		s.equal("exit code", fmt.Sprint(a.code, a.err), "0")
-		s.equal("what comes back", len(a.out) == len(text) && a.out == text, true)
+		s.Equal("exit code", fmt.Sprint(a.code, a.err), "0")
+		s.Equal("what comes back", len(a.out) == len(text) && a.out == text, true)
 		cmd = s.command("exec", "-i", "-r", transport, c.id, "wc", "-c")
 		cmd.Stdin = strings.NewReader(text)
-		s.equal("to its end", strings.TrimSpace(s.finish(cmd).out), len(text))
+		s.Equal("to its end", strings.TrimSpace(s.finish(cmd).out), len(text))
 	})
 }
 
@@ -71,20 +71,20 @@ func TestExecDialogue(t *testing.T) {
 		c := s.pod().run(idle, nil)
 		cmd := s.command("exec", "-i", "-r", transport, c.id, "sh", "-c", "while read x; do echo got $x; [ $x != end ] || exit 5; done")
 		in, err := cmd.StdinPipe()
-		s.ok(err)
+		s.Ok(err)
 		out, err := cmd.StdoutPipe()
-		s.ok(err)
+		s.Ok(err)
 		var errs bytes.Buffer
 		cmd.Stderr = &errs
-		s.ok(cmd.Start())
+		s.Ok(cmd.Start())
 		lines := bufio.NewReader(out)
 		for _, word := range []string{"one", "two", "end"} {
 			fmt.Fprintln(in, word)
 			line, err := lines.ReadString('\n')
-			s.equal("line", fmt.Sprint(line, err), "got "+word+"\n<nil>")
+			s.Equal("line", fmt.Sprint(line, err), "got "+word+"\n<nil>")
 		}
 		_ = cmd.Wait()
-		s.has(errs.String(), "exit code 5")
+		s.Has(errs.String(), "exit code 5")
 	})
 }
 
@@ -92,10 +92,10 @@ func TestExecSync(t *testing.T) {
 	s := begin(t)
 	p := s.pod()
 	c, d := p.run(idle, nil), p.run(idle, nil)
-	s.equal("both streams", s.try("exec", "-s", c.id, "sh", "-c", "echo out; echo err >&2").out, "out\n\nerr\n\n")
+	s.Equal("both streams", s.try("exec", "-s", c.id, "sh", "-c", "echo out; echo err >&2").out, "out\n\nerr\n\n")
 	a := s.try("exec", "--sync", c.id, "sh", "-c", "echo out; exit 9")
-	s.equal("exit code", a.code, 1)
-	s.has(a.err, "exited with 9")
+	s.Equal("exit code", a.code, 1)
+	s.Has(a.err, "exited with 9")
 	begun := time.Now()
 	s.fails("timed out", "exec", "--sync", "--timeout", "1", c.id, "sleep", "1000")
 	if took := time.Since(begun); took < time.Second || took > 15*time.Second {
@@ -105,11 +105,11 @@ func TestExecSync(t *testing.T) {
 	mine := []string{"--label", "story=" + s.name}
 	all := s.do(append(append([]string{"exec", "-s"}, mine...), "echo", "here")...)
 	for _, id := range []string{c.id, d.id} {
-		s.has(all, id+":")
+		s.Has(all, id+":")
 	}
-	s.equal("answers", strings.Count(all, "here"), 2)
-	s.equal("at once", strings.Count(s.do(append(append([]string{"exec", "-s", "-x"}, mine...), "echo", "here")...), "here"), 2)
-	s.equal("by name", strings.Fields(s.do("exec", "-s", "-q", "--pod", p.id, "--name", "^"+d.name+"$", "cat", "/proc/self/comm"))[0], "cat")
+	s.Equal("answers", strings.Count(all, "here"), 2)
+	s.Equal("at once", strings.Count(s.do(append(append([]string{"exec", "-s", "-x"}, mine...), "echo", "here")...), "here"), 2)
+	s.Equal("by name", strings.Fields(s.do("exec", "-s", "-q", "--pod", p.id, "--name", "^"+d.name+"$", "cat", "/proc/self/comm"))[0], "cat")
 }
 
 // terminal is crictl with a terminal of its own.
@@ -125,7 +125,7 @@ func (s *story) terminal(args ...string) *terminal {
 	s.Helper()
 	cmd := s.command(args...)
 	file, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 33, Cols: 77})
-	s.ok(err)
+	s.Ok(err)
 	t := &terminal{story: s, cmd: cmd, file: file, text: make(chan string)}
 	s.Cleanup(func() { file.Close() })
 	go func() {
@@ -169,7 +169,7 @@ func (t *terminal) until(want string) {
 func (t *terminal) say(text string) {
 	t.Helper()
 	_, err := io.WriteString(t.file, text)
-	t.ok(err)
+	t.Ok(err)
 }
 
 // end waits for crictl's end, and answers its exit code and what was still written.
@@ -205,7 +205,7 @@ func TestExecTerminal(t *testing.T) {
 		term.say("test -t 0 && echo a-termi''nal\n")
 		term.until("a-terminal")
 		term.size(33, 77)
-		s.ok(pty.Setsize(term.file, &pty.Winsize{Rows: 44, Cols: 111}))
+		s.Ok(pty.Setsize(term.file, &pty.Winsize{Rows: 44, Cols: 111}))
 		term.size(44, 111)
 		// Said by a process of its own: a shell that is about to start one may swallow the interrupt.
 		term.say("sh -c 'echo be\"\"fore; exec sleep 1000'; echo status-$?\n")
@@ -215,12 +215,12 @@ func TestExecTerminal(t *testing.T) {
 		term.until("after")
 		term.say("exit 6\n")
 		code, rest := term.end()
-		s.equal("exit code of crictl itself", code, 1)
-		s.has(rest, "exit code 6")
+		s.Equal("exit code of crictl itself", code, 1)
+		s.Has(rest, "exit code 6")
 		again := s.terminal("exec", "-it", "-r", transport, c.id, "sh", "-c", "tty; exit 0")
 		code, rest = again.end()
-		s.equal("exit code", code, 0)
-		s.has(rest, "/dev/pts/")
+		s.Equal("exit code", code, 0)
+		s.Has(rest, "/dev/pts/")
 		s.fails("not a terminal", "exec", "-it", "-r", transport, c.id, "sh")
 	})
 }
@@ -232,23 +232,23 @@ func TestAttach(t *testing.T) {
 		c.says("begun")
 		cmd := s.command("attach", "-i", "-r", transport, c.id)
 		in, err := cmd.StdinPipe()
-		s.ok(err)
+		s.Ok(err)
 		out, err := cmd.StdoutPipe()
-		s.ok(err)
+		s.Ok(err)
 		var errs bytes.Buffer
 		cmd.Stderr = &errs
-		s.ok(cmd.Start())
+		s.Ok(cmd.Start())
 		lines := bufio.NewReader(out)
 		for _, word := range []string{"one", "two", "end"} {
 			fmt.Fprintln(in, word)
 			line, err := lines.ReadString('\n')
-			s.equal("line", fmt.Sprint(line, err), "got "+word+"\n<nil>")
+			s.Equal("line", fmt.Sprint(line, err), "got "+word+"\n<nil>")
 		}
 		_ = cmd.Wait() // an attach has no exit code of the container's
-		s.has(errs.String(), "err two")
+		s.Has(errs.String(), "err two")
 		c.ended()
-		s.equal("exit code", c.inspect("status", "exitCode"), 4)
-		s.equal("log", s.do("logs", "--stream", "stdout", c.id), "begun\ngot one\ngot two\ngot end")
+		s.Equal("exit code", c.inspect("status", "exitCode"), 4)
+		s.Equal("log", s.do("logs", "--stream", "stdout", c.id), "begun\ngot one\ngot two\ngot end")
 		s.fails("", "attach", "-r", transport, c.id)
 		s.fails("NotFound", "attach", "-r", transport, "unknown")
 		tried.note("attach")
@@ -262,8 +262,8 @@ func TestAttachTwice(t *testing.T) {
 		watch := func() (*exec.Cmd, *bufio.Reader) {
 			cmd := s.command("attach", "-r", transport, c.id)
 			out, err := cmd.StdoutPipe()
-			s.ok(err)
-			s.ok(cmd.Start())
+			s.Ok(err)
+			s.Ok(cmd.Start())
 			return cmd, bufio.NewReader(out)
 		}
 		first, one := watch()
@@ -271,18 +271,18 @@ func TestAttachTwice(t *testing.T) {
 		tick := func(r *bufio.Reader) {
 			s.Helper()
 			line, err := r.ReadString('\n')
-			s.equal("line", fmt.Sprint(line, err), "tick\n<nil>")
+			s.Equal("line", fmt.Sprint(line, err), "tick\n<nil>")
 		}
 		tick(one)
 		tick(two)
-		s.ok(first.Process.Kill())
+		s.Ok(first.Process.Kill())
 		_ = first.Wait()
 		for range 5 {
 			tick(two)
 		}
 		s.do("stop", c.id)
 		_ = second.Wait()
-		s.equal("exit code of one whose container ends", second.ProcessState.ExitCode(), 0)
+		s.Equal("exit code of one whose container ends", second.ProcessState.ExitCode(), 0)
 	})
 }
 
@@ -293,12 +293,12 @@ func TestAttachTerminal(t *testing.T) {
 		term.say("echo a''nswer\n")
 		term.until("answer")
 		term.size(33, 77)
-		s.ok(pty.Setsize(term.file, &pty.Winsize{Rows: 44, Cols: 111}))
+		s.Ok(pty.Setsize(term.file, &pty.Winsize{Rows: 44, Cols: 111}))
 		term.size(44, 111)
 		term.say("exit 3\n")
 		term.end()
 		c.ended()
-		s.equal("exit code", c.inspect("status", "exitCode"), 3)
+		s.Equal("exit code", c.inspect("status", "exitCode"), 3)
 	})
 }
 
@@ -313,9 +313,9 @@ func (p *pod) forward(transport string, remote ...string) (*exec.Cmd, *bytes.Buf
 	}
 	cmd, errs := p.command(args...), &bytes.Buffer{}
 	out, err := cmd.StdoutPipe()
-	p.ok(err)
+	p.Ok(err)
 	cmd.Stderr = errs
-	p.ok(cmd.Start())
+	p.Ok(cmd.Start())
 	lines, ports := bufio.NewScanner(out), map[string]string{}
 	for len(ports) < len(remote) && lines.Scan() {
 		if found := forwarded.FindStringSubmatch(lines.Text()); found != nil {
@@ -350,7 +350,7 @@ func TestPortForward(t *testing.T) {
 		cmd, errs, ports := p.forward(transport, "8080", "8081")
 		for _, remote := range []string{"8080", "8081"} {
 			text, err := get(ports[remote], "page")
-			s.equal("port "+remote, fmt.Sprint(text, err), "page\n<nil>")
+			s.Equal("port "+remote, fmt.Sprint(text, err), "page\n<nil>")
 		}
 		results := make(chan error, 10)
 		for i := range cap(results) {
@@ -363,11 +363,11 @@ func TestPortForward(t *testing.T) {
 			}()
 		}
 		for range cap(results) {
-			s.ok(<-results)
+			s.Ok(<-results)
 		}
-		s.ok(cmd.Process.Signal(os.Interrupt))
+		s.Ok(cmd.Process.Signal(os.Interrupt))
 		_ = cmd.Wait()
-		s.equal("exit code after ^C", fmt.Sprint(cmd.ProcessState.ExitCode(), errs), "0 ")
+		s.Equal("exit code after ^C", fmt.Sprint(cmd.ProcessState.ExitCode(), errs), "0 ")
 		s.fails("", "port-forward", "-r", transport, "unknown", "0:8080")
 		tried.note("port-forward")
 	})
@@ -382,7 +382,7 @@ func TestPortForwardRefused(t *testing.T) {
 			s.Errorf("nobody listens, and somebody answers %q", text)
 		}
 		_ = cmd.Wait()
-		s.equal("exit code", cmd.ProcessState.ExitCode(), 1)
-		s.has(errs.String(), "onnection refused")
+		s.Equal("exit code", cmd.ProcessState.ExitCode(), 1)
+		s.Has(errs.String(), "onnection refused")
 	})
 }

@@ -32,20 +32,20 @@ func TestAdjust(t *testing.T) {
 	}
 	c := s.pod().run()
 	environment := c.sh("tr '\\0' ' ' </proc/1/environ")
-	s.has(environment+" ", " NEW=2 ")
+	s.Has(environment+" ", " NEW=2 ")
 	if strings.Contains(environment, "OLD=") && !peer { // which forgets to remove
 		s.Errorf("environment is %s", environment)
 	}
-	s.equal("mount", c.sh("cat /data; touch /data 2>&1 | grep -o Read-only"), "from the hostRead-only")
-	s.equal("open files", strings.Join(strings.Fields(c.sh("grep 'open files' /proc/1/limits"))[3:5], " "), "555 777")
-	s.equal("OOM score", c.sh("cat /proc/1/oom_score_adj"), "500")
-	s.equal("device", c.sh("echo x >/dev/nri-null && stat -c %t:%T /dev/nri-null"), "1:3")
-	s.equal("shares", c.shares(), weight(99))
-	s.equal("memory", c.memory(), 48<<20)
-	s.equal("processes", c.sh("cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max"), "123")
-	s.equal("sysctl", c.sh("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), "77")
+	s.Equal("mount", c.sh("cat /data; touch /data 2>&1 | grep -o Read-only"), "from the hostRead-only")
+	s.Equal("open files", strings.Join(strings.Fields(c.sh("grep 'open files' /proc/1/limits"))[3:5], " "), "555 777")
+	s.Equal("OOM score", c.sh("cat /proc/1/oom_score_adj"), "500")
+	s.Equal("device", c.sh("echo x >/dev/nri-null && stat -c %t:%T /dev/nri-null"), "1:3")
+	s.Equal("shares", c.shares(), weight(99))
+	s.Equal("memory", c.memory(), 48<<20)
+	s.Equal("processes", c.sh("cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max"), "123")
+	s.Equal("sysctl", c.sh("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), "77")
 	spec := c.info()["runtimeSpec"].(map[string]any)
-	s.equal("annotation", spec["annotations"].(map[string]any)["example.com/nri"], "was here")
+	s.Equal("annotation", spec["annotations"].(map[string]any)["example.com/nri"], "was here")
 }
 
 // The next plugin, by index, sees what the one before has made; both may not set the same.
@@ -61,8 +61,8 @@ func TestTwo(t *testing.T) {
 		}
 	}
 	first.onCreate, second.onCreate = add("A", "first"), add("B", "second")
-	s.equal("environment", pod.run().sh("echo $A $B"), "first second")
-	s.has(strings.Join(second.container.Env, " "), "A=first")
+	s.Equal("environment", pod.run().sh("echo $A $B"), "first second")
+	s.Has(strings.Join(second.container.Env, " "), "A=first")
 	second.onCreate = add("A", "second")
 	if _, err := pod.try(); err == nil || !strings.Contains(err.Error(), "both tried to set") {
 		s.Errorf("error is %v", err)
@@ -80,24 +80,24 @@ func TestUnsolicited(t *testing.T) {
 	mine.SetLinuxCPUShares(222)
 	mine.SetLinuxMemoryLimit(80 << 20)
 	failed, err := p.stub.UpdateContainers([]*api.ContainerUpdate{mine})
-	s.ok(err)
-	s.equal("failed", len(failed), 0)
-	s.equal("shares", c.shares(), weight(222))
-	s.equal("memory", c.memory(), 80<<20)
+	s.Ok(err)
+	s.Equal("failed", len(failed), 0)
+	s.Equal("shares", c.shares(), weight(222))
+	s.Equal("memory", c.memory(), 80<<20)
 	bad.SetContainerId(other.id)
 	bad.SetLinuxCPUSetCPUs("4000")
 	failed, err = p.stub.UpdateContainers([]*api.ContainerUpdate{bad})
 	if !peer || err == nil { // which says that something failed, and not what
-		s.ok(err)
-		s.equal("failed", len(failed), 1)
-		s.equal("failed", failed[0].ContainerId, other.id)
+		s.Ok(err)
+		s.Equal("failed", len(failed), 1)
+		s.Equal("failed", failed[0].ContainerId, other.id)
 	}
 	bad.SetIgnoreFailure()
 	mine.SetLinuxCPUShares(111)
 	failed, err = p.stub.UpdateContainers([]*api.ContainerUpdate{bad, mine})
-	s.ok(err)
-	s.equal("failed", len(failed), 0)
-	s.equal("the other is updated", c.shares(), weight(111))
+	s.Ok(err)
+	s.Equal("failed", len(failed), 0)
+	s.Equal("the other is updated", c.shares(), weight(111))
 }
 
 // An update of the kubelet's can be changed on its way, and bring other containers with it.
@@ -115,8 +115,8 @@ func TestUpdate(t *testing.T) {
 		return []*api.ContainerUpdate{own, more}
 	}
 	c.update(&cri.LinuxContainerResources{CpuShares: 400})
-	s.equal("shares", c.shares(), weight(800))
-	s.equal("the other's", other.shares(), weight(44))
+	s.Equal("shares", c.shares(), weight(800))
+	s.Equal("the other's", other.shares(), weight(44))
 }
 
 // A validator sees who adjusts what, and what it rejects is not made.
@@ -136,13 +136,13 @@ func TestValidate(t *testing.T) {
 		return reject
 	}}
 	v.joinAs(s, v)
-	s.equal("environment", pod.run().sh("echo $A"), "1")
-	s.equal("owner", owner, "10-adjust")
+	s.Equal("environment", pod.run().sh("echo $A"), "1")
+	s.Equal("owner", owner, "10-adjust")
 	before := pod.containers()
 	reject = errors.New("no A for you")
 	_, err := pod.try()
 	if err == nil || !strings.Contains(err.Error(), "no A for you") {
 		s.Errorf("error is %v", err)
 	}
-	s.equal("containers", pod.containers(), before)
+	s.Equal("containers", pod.containers(), before)
 }

@@ -20,28 +20,28 @@ func TestLife(t *testing.T) {
 	pod := s.pod()
 	p.expect(s, pod.id, event{"RunPodSandbox", pod.id, ""})
 	told := p.pod
-	s.equal("pod", []any{told.Name, told.Namespace, told.Uid, told.Annotations["note"], told.Labels["of"]},
+	s.Equal("pod", []any{told.Name, told.Namespace, told.Uid, told.Annotations["note"], told.Labels["of"]},
 		[]any{pod.config.Metadata.Name, "nri", pod.config.Metadata.Uid, "a", pod.config.Metadata.Name})
-	s.equal("its network is there", slices.ContainsFunc(told.Linux.Namespaces, func(n *api.LinuxNamespace) bool {
+	s.Equal("its network is there", slices.ContainsFunc(told.Linux.Namespaces, func(n *api.LinuxNamespace) bool {
 		return n.Type == "network" && n.Path != ""
 	}), true)
 	_, err := runtime.UpdatePodSandboxResources(s.ctx, &cri.UpdatePodSandboxResourcesRequest{PodSandboxId: pod.id, Resources: &cri.LinuxContainerResources{CpuShares: 100}})
-	s.ok(err)
+	s.Ok(err)
 	c := pod.create()
-	s.equal("container", []any{p.container.PodSandboxId, p.container.Args[0], p.container.Linux.Resources.Memory.Limit.GetValue(), slices.Contains(p.container.Env, "OLD=1")},
+	s.Equal("container", []any{p.container.PodSandboxId, p.container.Args[0], p.container.Linux.Resources.Memory.Limit.GetValue(), slices.Contains(p.container.Env, "OLD=1")},
 		[]any{pod.id, "sh", 64 << 20, true})
 	_, err = runtime.StartContainer(s.ctx, &cri.StartContainerRequest{ContainerId: c.id})
-	s.ok(err)
-	s.equal("process", p.container.Pid > 0, true)
+	s.Ok(err)
+	s.Equal("process", p.container.Pid > 0, true)
 	c.update(&cri.LinuxContainerResources{CpuShares: 256})
 	_, err = runtime.StopContainer(s.ctx, &cri.StopContainerRequest{ContainerId: c.id, Timeout: 10})
-	s.ok(err)
+	s.Ok(err)
 	_, err = runtime.RemoveContainer(s.ctx, &cri.RemoveContainerRequest{ContainerId: c.id})
-	s.ok(err)
+	s.Ok(err)
 	_, err = runtime.StopPodSandbox(s.ctx, &cri.StopPodSandboxRequest{PodSandboxId: pod.id})
-	s.ok(err)
+	s.Ok(err)
 	_, err = runtime.RemovePodSandbox(s.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: pod.id})
-	s.ok(err)
+	s.Ok(err)
 	want := []event{{"UpdatePodSandbox", pod.id, ""}, {"PostUpdatePodSandbox", pod.id, ""}}
 	for _, name := range []string{"CreateContainer", "PostCreateContainer", "StartContainer", "PostStartContainer",
 		"UpdateContainer", "PostUpdateContainer", "StopContainer", "RemoveContainer"} {
@@ -57,7 +57,7 @@ func TestRemovedAtOnce(t *testing.T) {
 	c := pod.run()
 	p := newPlugin("10-all").join(s)
 	_, err := runtime.RemovePodSandbox(s.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: pod.id})
-	s.ok(err)
+	s.Ok(err)
 	p.expect(s, pod.id, event{"StopContainer", pod.id, c.id}, event{"StopPodSandbox", pod.id, ""},
 		event{"RemoveContainer", pod.id, c.id}, event{"RemovePodSandbox", pod.id, ""})
 }
@@ -79,11 +79,11 @@ func TestSynchronize(t *testing.T) {
 	for _, c := range p.containers {
 		seen[c.Id] = c.State.String() + " " + c.PodSandboxId
 	}
-	s.equal("pod", slices.ContainsFunc(p.pods, func(q *api.PodSandbox) bool { return q.Id == pod.id && q.Name == pod.config.Metadata.Name }), true)
-	s.equal("one that runs", seen[running.id], "CONTAINER_RUNNING "+pod.id)
-	s.equal("one that does not", seen[created.id], "CONTAINER_CREATED "+pod.id)
-	s.eventually("the update is carried out", func() (bool, any) { shares := running.shares(); return shares == weight(333), shares })
-	s.equal("what was not named", running.memory(), 64<<20)
+	s.Equal("pod", slices.ContainsFunc(p.pods, func(q *api.PodSandbox) bool { return q.Id == pod.id && q.Name == pod.config.Metadata.Name }), true)
+	s.Equal("one that runs", seen[running.id], "CONTAINER_RUNNING "+pod.id)
+	s.Equal("one that does not", seen[created.id], "CONTAINER_CREATED "+pod.id)
+	s.Eventually("the update is carried out", func() (bool, any) { shares := running.shares(); return shares == weight(333), shares })
+	s.Equal("what was not named", running.memory(), 64<<20)
 }
 
 // What was installed takes part from the daemon's first pod on, and after the daemon has been killed and started anew it
@@ -92,7 +92,7 @@ func TestInstalled(t *testing.T) {
 	s := begin(t)
 	next := accept(s)
 	first := next()
-	s.equal("first", first.Event.Name, "Synchronize")
+	s.Equal("first", first.Event.Name, "Synchronize")
 	pod := s.pod()
 	c := pod.run()
 	for want := []string{"RunPodSandbox", "CreateContainer", "StartContainer"}; len(want) > 0; {
@@ -107,12 +107,12 @@ func TestInstalled(t *testing.T) {
 	case <-time.After(patience):
 		s.Fatal("the connection outlives the daemon")
 	}
-	s.ok(daemon.Start())
+	s.Ok(daemon.Start())
 	again := accept(s)()
-	s.equal("first", again.Event.Name, "Synchronize")
-	s.equal("pods", slices.Contains(again.Pods, pod.id) && slices.Contains(again.Pods, base), true)
-	s.equal("containers", slices.Contains(again.Containers, c.id+" CONTAINER_RUNNING"), true)
-	s.equal("the container has not noticed", c.sh("echo here"), "here")
+	s.Equal("first", again.Event.Name, "Synchronize")
+	s.Equal("pods", slices.Contains(again.Pods, pod.id) && slices.Contains(again.Pods, base), true)
+	s.Equal("containers", slices.Contains(again.Containers, c.id+" CONTAINER_RUNNING"), true)
+	s.Equal("the container has not noticed", c.sh("echo here"), "here")
 	newPlugin("10-external").join(s)
 }
 
@@ -132,7 +132,7 @@ func accept(s *story) func() report {
 		return func() report {
 			s.Helper()
 			var r report
-			s.ok(errors.Join(c.SetReadDeadline(time.Now().Add(patience)), in.Decode(&r)))
+			s.Ok(errors.Join(c.SetReadDeadline(time.Now().Add(patience)), in.Decode(&r)))
 			return r
 		}
 	case <-time.After(patience):
@@ -159,9 +159,9 @@ func TestDies(t *testing.T) {
 		}
 		other.expect(s, pod.id)
 		c := pod.run()
-		s.equal("state", c.state(), "CONTAINER_RUNNING")
+		s.Equal("state", c.state(), "CONTAINER_RUNNING")
 		_, err := runtime.StopContainer(s.ctx, &cri.StopContainerRequest{ContainerId: c.id, Timeout: 10})
-		s.ok(err)
+		s.Ok(err)
 		other.expect(s, pod.id, event{"CreateContainer", pod.id, c.id}, event{"PostCreateContainer", pod.id, c.id},
 			event{"StartContainer", pod.id, c.id}, event{"PostStartContainer", pod.id, c.id}, event{"StopContainer", pod.id, c.id})
 	}
@@ -183,9 +183,9 @@ func TestHangs(t *testing.T) {
 		pod := s.pod()
 		c := pod.run()
 		_, err := runtime.StopContainer(s.ctx, &cri.StopContainerRequest{ContainerId: c.id, Timeout: 1})
-		s.ok(err)
+		s.Ok(err)
 		_, err = runtime.StopPodSandbox(s.ctx, &cri.StopPodSandboxRequest{PodSandboxId: pod.id})
-		s.ok(err)
+		s.Ok(err)
 		if took := time.Since(begun); took < requestTimeout || took > 10*time.Second {
 			s.Errorf("%s: it took %v", when, took)
 		}
@@ -222,15 +222,15 @@ func TestHangsBeside(t *testing.T) {
 		s.Fatal("the plugin is not asked")
 	}
 	begun := time.Now()
-	s.equal("an exec", c.sh("echo here"), "here")
-	s.equal("a status", c.state(), "CONTAINER_RUNNING")
-	s.equal("a list", len(pod.containers()) >= 1, true)
+	s.Equal("an exec", c.sh("echo here"), "here")
+	s.Equal("a status", c.state(), "CONTAINER_RUNNING")
+	s.Equal("a list", len(pod.containers()) >= 1, true)
 	if took := time.Since(begun); took > requestTimeout*3/4 {
 		s.Errorf("it took %v", took)
 	}
 	select {
 	case err := <-made:
-		s.ok(err)
+		s.Ok(err)
 	case <-time.After(patience):
 		s.Fatal("the container is not made")
 	}
@@ -248,7 +248,7 @@ func TestRefuses(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "not with me") {
 		s.Fatalf("error is %v", err)
 	}
-	s.equal("containers", pod.containers(), []string{})
+	s.Equal("containers", pod.containers(), []string{})
 	p.leave()
 	pod.run()
 }

@@ -59,8 +59,8 @@ func (p *plugin) joinAs(s *story, self any) {
 	var err error
 	p.stub, err = stub.New(self, stub.WithSocketPath(daemon.Dir+"/nri.sock"), stub.WithPluginIdx(p.name[:2]),
 		stub.WithPluginName(p.name[3:]), stub.WithOnClose(func() { close(p.closed) }))
-	s.ok(err)
-	s.ok(p.stub.Start(context.Background()))
+	s.Ok(err)
+	s.Ok(p.stub.Start(context.Background()))
 	s.Cleanup(p.leave)
 	told := func() bool {
 		for {
@@ -74,7 +74,7 @@ func (p *plugin) joinAs(s *story, self any) {
 			}
 		}
 	}
-	s.eventually(p.name+" takes part", func() (bool, any) {
+	s.Eventually(p.name+" takes part", func() (bool, any) {
 		_, err := runtime.UpdatePodSandboxResources(s.ctx, &cri.UpdatePodSandboxResourcesRequest{PodSandboxId: base, Resources: &cri.LinuxContainerResources{}})
 		return told(), err
 	})

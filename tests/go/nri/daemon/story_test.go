@@ -9,9 +9,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"windlass.dev/tests/go/check"
 )
 
 var counter atomic.Int64
@@ -20,7 +20,7 @@ var ownProcesses = &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}
 
 // story is one test.
 type story struct {
-	*testing.T
+	check.T
 	ctx context.Context
 	dir string
 }
@@ -29,47 +29,7 @@ func begin(t *testing.T) *story {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	t.Cleanup(cancel)
-	return &story{t, ctx, t.TempDir()}
-}
-
-func (s *story) ok(err error) {
-	s.Helper()
-	if err != nil {
-		s.Fatal(err)
-	}
-}
-
-func (s *story) equal(what string, got, want any) {
-	s.Helper()
-	if fmt.Sprint(got) != fmt.Sprint(want) {
-		s.Fatalf("%s: got %v, want %v", what, got, want)
-	}
-}
-
-func (s *story) has(text, want string) {
-	s.Helper()
-	if !strings.Contains(text, want) {
-		s.Fatalf("%q is missing in %q", want, text)
-	}
-}
-
-// eventually asks until the answer holds; state says what the last answer was.
-func (s *story) eventually(what string, holds func() (done bool, state any)) {
-	s.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for {
-		done, state := holds()
-		if done {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			s.Fatalf("never happened: %s; last seen: %v", what, state)
-		}
-	}
+	return &story{check.T{T: t, Patience: patience}, ctx, t.TempDir()}
 }
 
 func podConfig(dir, name string, annotations map[string]string) *cri.PodSandboxConfig {
@@ -93,7 +53,7 @@ func (s *story) pod() *pod {
 	s.Helper()
 	config := podConfig(s.dir, fmt.Sprintf("pod-%d", counter.Add(1)), map[string]string{"note": "a"})
 	answer, err := runtime.RunPodSandbox(s.ctx, &cri.RunPodSandboxRequest{Config: config})
-	s.ok(err)
+	s.Ok(err)
 	p := &pod{s, answer.PodSandboxId, config}
 	s.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -129,7 +89,7 @@ func (p *pod) try() (*container, error) {
 func (p *pod) create() *container {
 	p.Helper()
 	c, err := p.try()
-	p.ok(err)
+	p.Ok(err)
 	return c
 }
 
@@ -137,7 +97,7 @@ func (p *pod) run() *container {
 	p.Helper()
 	c := p.create()
 	_, err := runtime.StartContainer(c.ctx, &cri.StartContainerRequest{ContainerId: c.id})
-	c.ok(err)
+	c.Ok(err)
 	return c
 }
 
@@ -145,7 +105,7 @@ func (p *pod) run() *container {
 func (c *container) sh(script string) string {
 	c.Helper()
 	answer, err := runtime.ExecSync(c.ctx, &cri.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"sh", "-c", script}, Timeout: 20})
-	c.ok(err)
+	c.Ok(err)
 	if answer.ExitCode != 0 {
 		c.Fatalf("%s: exit code %d: %s%s", script, answer.ExitCode, answer.Stdout, answer.Stderr)
 	}
@@ -174,16 +134,16 @@ func weight(shares uint64) string {
 func (c *container) info() map[string]any {
 	c.Helper()
 	answer, err := runtime.ContainerStatus(c.ctx, &cri.ContainerStatusRequest{ContainerId: c.id, Verbose: true})
-	c.ok(err)
+	c.Ok(err)
 	var info map[string]any
-	c.ok(json.Unmarshal([]byte(answer.Info["info"]), &info))
+	c.Ok(json.Unmarshal([]byte(answer.Info["info"]), &info))
 	return info
 }
 
 func (c *container) state() string {
 	c.Helper()
 	answer, err := runtime.ContainerStatus(c.ctx, &cri.ContainerStatusRequest{ContainerId: c.id})
-	c.ok(err)
+	c.Ok(err)
 	return answer.Status.State.String()
 }
 
@@ -191,14 +151,14 @@ func (c *container) state() string {
 func (c *container) update(r *cri.LinuxContainerResources) {
 	c.Helper()
 	_, err := runtime.UpdateContainerResources(c.ctx, &cri.UpdateContainerResourcesRequest{ContainerId: c.id, Linux: r})
-	c.ok(err)
+	c.Ok(err)
 }
 
 // containers are the ids of a pod's.
 func (p *pod) containers() []string {
 	p.Helper()
 	list, err := runtime.ListContainers(p.ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: p.id}})
-	p.ok(err)
+	p.Ok(err)
 	ids := []string{}
 	for _, c := range list.Containers {
 		ids = append(ids, c.Id)
@@ -209,6 +169,6 @@ func (p *pod) containers() []string {
 func (s *story) file(name, text string) string {
 	s.Helper()
 	path := filepath.Join(s.dir, name)
-	s.ok(os.WriteFile(path, []byte(text), 0o644))
+	s.Ok(os.WriteFile(path, []byte(text), 0o644))
 	return path
 }
