@@ -1,8 +1,9 @@
-// Package check holds what every suite asserts with.
+// Package check holds what suites share: what they assert with, and how they are set.
 package check
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -55,4 +56,12 @@ func (t T) Eventually(what string, holds func() (done bool, state any)) {
 			t.Fatalf("never happened: %s; last seen: %v", what, state)
 		}
 	}
+}
+
+// Or is an environment variable, or else the fallback.
+func Or(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return fallback
 }

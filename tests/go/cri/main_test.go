@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+	"windlass.dev/tests/go/check"
 )
 
 // patience is how long a test waits for anything.
@@ -33,21 +34,14 @@ const patience = 30 * time.Second
 var (
 	address  = strings.TrimPrefix(os.Getenv("WINDLASS_ADDRESS"), "unix://")
 	peer     = os.Getenv("PEER") == "containerd"
-	image    = or("IMAGE", "registry.k8s.io/e2e-test-images/busybox:1.29-2")
-	tagged   = or("TAGGED", "gcr.io/k8s-staging-cri-tools/test-image-tags")
+	image    = check.Or("IMAGE", "registry.k8s.io/e2e-test-images/busybox:1.29-2")
+	tagged   = check.Or("TAGGED", "gcr.io/k8s-staging-cri-tools/test-image-tags")
 	run      = fmt.Sprintf("%d", os.Getpid())
 	runtime  cri.RuntimeServiceClient
 	images   cri.ImageServiceClient
 	imageRef string
 	asked    = calls{seen: map[string]bool{}}
 )
-
-func or(name, fallback string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return fallback
-}
 
 func TestMain(m *testing.M) {
 	if address == "" {

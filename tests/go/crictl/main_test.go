@@ -20,6 +20,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"windlass.dev/tests/go/check"
 )
 
 // patience is how long a test waits for anything.
@@ -29,19 +31,12 @@ var (
 	address = strings.TrimPrefix(os.Getenv("WINDLASS_ADDRESS"), "unix://")
 	peer    = os.Getenv("PEER") == "containerd"
 	binary  = filepath.Join(os.Getenv("RIG"), "bin", "crictl")
-	image   = or("IMAGE", "registry.k8s.io/e2e-test-images/busybox:1.29-2")
-	other   = or("OTHER", "gcr.io/k8s-staging-cri-tools/test-image-tags:1")
+	image   = check.Or("IMAGE", "registry.k8s.io/e2e-test-images/busybox:1.29-2")
+	other   = check.Or("OTHER", "gcr.io/k8s-staging-cri-tools/test-image-tags:1")
 	run     = fmt.Sprintf("%d", os.Getpid())
 	config  string
 	tried   = commands{seen: map[string]bool{"help": true}}
 )
-
-func or(name, fallback string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return fallback
-}
 
 func TestMain(m *testing.M) {
 	if address == "" || os.Getenv("RIG") == "" {

@@ -17,24 +17,19 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"windlass.dev/tests/go/check"
 )
 
 var (
 	address   = os.Getenv("WINDLASS_ADDRESS")
 	binary    = filepath.Join(os.Getenv("RIG"), "bin", "ctr")
-	registry  = or("REGISTRY", "127.0.0.1:5000")
-	httpsName = or("HTTPS_IMAGE", "ghcr.io/containerd/busybox:1.36")
+	registry  = check.Or("REGISTRY", "127.0.0.1:5000")
+	httpsName = check.Or("HTTPS_IMAGE", "ghcr.io/containerd/busybox:1.36")
 	image     = registry + "/library/busybox:latest"
 	run       = fmt.Sprintf("%d", os.Getpid())
 	counter   atomic.Int64
 )
-
-func or(name, fallback string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return fallback
-}
 
 func TestMain(m *testing.M) {
 	if address == "" || os.Getenv("RIG") == "" {

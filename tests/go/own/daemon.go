@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"windlass.dev/tests/go/check"
 )
 
 const patience = 30 * time.Second
@@ -31,14 +32,6 @@ type Daemon struct {
 	Images  cri.ImageServiceClient
 	cmd     *exec.Cmd
 	conn    *grpc.ClientConn
-}
-
-// Or is an environment variable, or else the fallback.
-func Or(name, fallback string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return fallback
 }
 
 // New makes a daemon's folder and its configuration, to which more may be added; @DIR@ stands for the folder.
@@ -65,7 +58,7 @@ state = "@DIR@/state"
   conf_dir = "%s"
 [plugins."io.containerd.cri.v1.images".registry]
   config_path = "%s"
-`, Or("CNI_BIN", "/usr/lib/cni"), Or("CNI_CONF", "/etc/cni/net.d"), os.Getenv("CERTS"))
+`, check.Or("CNI_BIN", "/usr/lib/cni"), check.Or("CNI_CONF", "/etc/cni/net.d"), os.Getenv("CERTS"))
 	config = strings.ReplaceAll(config+more, "@DIR@", dir)
 	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o600); err != nil {
 		return nil, err

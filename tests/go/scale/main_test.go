@@ -20,6 +20,7 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"windlass.dev/tests/go/check"
 	"windlass.dev/tests/go/own"
 )
 
@@ -30,14 +31,14 @@ const (
 )
 
 var (
-	image  = own.Or("IMAGE", "registry.k8s.io/e2e-test-images/busybox:1.29-2")
+	image  = check.Or("IMAGE", "registry.k8s.io/e2e-test-images/busybox:1.29-2")
 	peer   = os.Getenv("PEER") == "containerd"
 	daemon *own.Daemon
 	logs   string
 )
 
 func number(name string, fallback int) int {
-	n, err := strconv.Atoi(own.Or(name, strconv.Itoa(fallback)))
+	n, err := strconv.Atoi(check.Or(name, strconv.Itoa(fallback)))
 	if err != nil {
 		panic(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/nri/pkg/log"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"windlass.dev/tests/go/check"
 	"windlass.dev/tests/go/own"
 )
 
@@ -28,7 +29,7 @@ const patience = 30 * time.Second
 const requestTimeout = time.Second
 
 var (
-	image   = own.Or("IMAGE", "registry.k8s.io/e2e-test-images/busybox:1.29-2")
+	image   = check.Or("IMAGE", "registry.k8s.io/e2e-test-images/busybox:1.29-2")
 	peer    = os.Getenv("PEER") == "containerd"
 	runtime cri.RuntimeServiceClient
 	daemon  *own.Daemon
