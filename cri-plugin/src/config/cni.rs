@@ -19,6 +19,9 @@ pub struct Cni {
     pub ip_pref: String,
     /// It always is, so that nothing is done with it.
     pub use_internal_loopback: bool,
+    /// Ours. `bridge` with `host-local` and `portmap` without ports are done in the daemon, where the program in `bin_dirs` is
+    /// the reference plugin or there is none.
+    pub builtin_plugins: bool,
     /// Ours. The time that one plugin has for ADD, DEL, CHECK or GC, in Go's notation; never without a limit.
     pub exec_timeout: String,
     /// Ours. The time that one plugin has for STATUS.
@@ -40,6 +43,7 @@ impl Default for Cni {
             conf_template: String::new(),
             ip_pref: String::new(),
             use_internal_loopback: false,
+            builtin_plugins: true,
             exec_timeout: "1m0s".into(),
             status_timeout: "10s".into(),
         }

@@ -62,6 +62,7 @@ impl Networks {
                 cache_dir: cache.to_owned(),
                 max_conf_num: max,
                 setup_serially: config.cni.setup_serially,
+                builtin_plugins: config.cni.builtin_plugins,
                 limits,
             };
             Network::open(settings).await.map_err(Error::from)

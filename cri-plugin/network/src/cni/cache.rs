@@ -42,6 +42,9 @@ pub struct Entry {
     pub capability_args: Map<String, Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
+    /// Of the configuration's plugins, by their places, those that were done by what is built in. A key of ours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub builtin: Vec<usize>,
 }
 
 fn nullable<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(de: D) -> Result<T, D::Error> {

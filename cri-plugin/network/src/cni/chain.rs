@@ -11,6 +11,7 @@ use super::config::{NetworkConfig, PluginConfig};
 use super::exec::{Parameters, Plugins, Verb, shorten};
 use super::result::Answer;
 use super::version::Version;
+use crate::builtin::Builtin;
 use crate::error::{Error, Result};
 use crate::namespaces::is_namespace;
 
@@ -18,6 +19,7 @@ use crate::namespaces::is_namespace;
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub plugins: Plugins,
+    pub builtin: Builtin,
     pub cache: Cache,
     pub limits: super::Limits,
 }
@@ -30,7 +32,19 @@ pub struct Attachment {
     ran: Option<usize>,
 }
 
+/// Who does what a plugin is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Builtin,
+    Program,
+}
+
 impl Attachment {
+    /// Who has added the pod by the plugin of this place in the network, and takes it off again.
+    fn by(&self, index: usize) -> By {
+        if self.entry.builtin.contains(&index) { By::Builtin } else { By::Program }
+    }
+
     pub fn new(config: Arc<NetworkConfig>, entry: Entry) -> Self {
         Self { config, entry, ran: None }
     }
@@ -65,12 +79,12 @@ impl Caller {
     /// Adds a pod to a network. On an error the attachment holds the last result that there was, for the way back; its
     /// file is there in any case.
     pub async fn add(&self, attachment: &mut Attachment) -> Result<()> {
+        self.choose(attachment, Builtin::takes).await?;
         self.store(&attachment.entry).await?;
         let (config, parameters) = (attachment.config.clone(), attachment.parameters());
         for (i, plugin) in config.plugins.iter().enumerate() {
             let request = attachment.request(plugin, attachment.entry.result.as_ref());
-            let run = self.plugins.run(&plugin.kind, Verb::Add, &parameters, request, self.limits.exec);
-            let ended = run.await;
+            let ended = self.run(attachment.by(i), plugin, Verb::Add, &parameters, request).await;
             attachment.ran = Some(i + usize::from(!matches!(ended, Err(Error::NoPlugin { .. }))));
             let result = ended.and_then(|answer| {
                 let result = read(&answer).and_then(|value| in_version(value, config.version));
@@ -98,7 +112,7 @@ impl Caller {
         let mut outcome = Ok(());
         for (i, plugin) in attachment.config.plugins.iter().enumerate().rev() {
             let request = attachment.request(plugin, result.as_ref());
-            match self.plugins.run(&plugin.kind, Verb::Del, &parameters, request, self.limits.exec).await {
+            match self.run(attachment.by(i), plugin, Verb::Del, &parameters, request).await {
                 Ok(_) => {}
                 Err(Error::NoPlugin { .. }) if !attachment.may_hold(i) => {}
                 Err(error) if is_absence(&error, gone) => {
@@ -125,9 +139,9 @@ impl Caller {
             let why = format!("pod {} was not completely added to it", parameters.container_id);
             return Err(Error::Answer { network: config.name.clone(), why });
         };
-        for plugin in &config.plugins {
+        for (i, plugin) in config.plugins.iter().enumerate() {
             let request = attachment.request(plugin, Some(&result));
-            let run = self.plugins.run(&plugin.kind, Verb::Check, &parameters, request, self.limits.exec);
+            let run = self.run(attachment.by(i), plugin, Verb::Check, &parameters, request);
             run.await.map_err(|error| error.on(&config.name))?;
         }
         Ok(())
@@ -141,7 +155,8 @@ impl Caller {
         let none = Parameters::default();
         for plugin in &config.plugins {
             let request = plugin.request(config, &[], &serde_json::Map::new());
-            let run = self.plugins.run(&plugin.kind, Verb::Status, &none, request, self.limits.status);
+            let by = self.network_by(plugin, &request).await?;
+            let run = self.run(by, plugin, Verb::Status, &none, request);
             run.await.map_err(|error| error.on(&config.name))?;
         }
         Ok(())
@@ -156,7 +171,8 @@ impl Caller {
         let (none, mut outcome) = (Parameters::default(), Ok(()));
         for plugin in &config.plugins {
             let request = plugin.request(config, &more, &serde_json::Map::new());
-            let run = self.plugins.run(&plugin.kind, Verb::Gc, &none, request, self.limits.exec);
+            let by = self.network_by(plugin, &request).await?;
+            let run = self.run(by, plugin, Verb::Gc, &none, request);
             outcome = outcome.and(run.await.map(drop).map_err(|error| error.on(&config.name)));
         }
         outcome
@@ -174,13 +190,58 @@ impl Caller {
         // Plugins of old want these to be there.
         let parameters =
             Parameters { netns: "dummy".into(), if_name: "dummy".into(), ..Parameters::default() };
-        let answer =
-            self.plugins.run(plugin, Verb::Version, &parameters, request, self.limits.status).await?;
+        let run = self.plugins.run(plugin, Verb::Version, &parameters, request, self.limits.status);
+        let answer = match run.await {
+            Err(Error::NoPlugin { .. }) if self.builtin.knows(plugin) => self.builtin.versions(),
+            outcome => outcome?,
+        };
         let said: Said = serde_json::from_slice(&answer)
             .map_err(|e| garbage(plugin, Verb::Version, e.to_string(), &answer))?;
         // One that names none knows the two that were there before the question.
         let old = || vec!["0.1.0".to_owned(), "0.2.0".to_owned()];
         Ok(if said.supported_versions.is_empty() { old() } else { said.supported_versions })
+    }
+
+    /// Settles which of an attachment's plugins are done by what is built in.
+    pub async fn choose(
+        &self,
+        attachment: &mut Attachment,
+        which: fn(&Builtin, &PluginConfig, &Value) -> bool,
+    ) -> Result<()> {
+        let (builtin, config) = (self.builtin.clone(), attachment.config.clone());
+        let requests: Vec<_> = config.plugins.iter().map(|plugin| attachment.request(plugin, None)).collect();
+        let chosen = move || {
+            let each = config.plugins.iter().zip(&requests).enumerate();
+            let own = each.filter(|(_, (plugin, request))| which(&builtin, plugin, &value(request)));
+            Ok(own.map(|(i, _)| i).collect())
+        };
+        attachment.entry.builtin = blocking(chosen).await?;
+        Ok(())
+    }
+
+    /// Who answers for a network's plugin where it is not about a pod.
+    async fn network_by(&self, plugin: &PluginConfig, request: &[u8]) -> Result<By> {
+        if !self.builtin.knows(&plugin.kind) {
+            return Ok(By::Program);
+        }
+        let (builtin, plugin, request) = (self.builtin.clone(), plugin.clone(), value(request));
+        let takes = blocking(move || Ok(builtin.takes(&plugin, &request))).await?;
+        Ok(if takes { By::Builtin } else { By::Program })
+    }
+
+    async fn run(
+        &self,
+        by: By,
+        plugin: &PluginConfig,
+        verb: Verb,
+        parameters: &Parameters,
+        request: Vec<u8>,
+    ) -> Result<Vec<u8>> {
+        let limit = if verb == Verb::Status { self.limits.status } else { self.limits.exec };
+        match by {
+            By::Builtin => self.builtin.run(&plugin.kind, verb, parameters, value(&request)).await,
+            By::Program => self.plugins.run(&plugin.kind, verb, parameters, request, limit).await,
+        }
     }
 
     async fn store(&self, entry: &Entry) -> Result<()> {
@@ -192,6 +253,11 @@ impl Caller {
         let (cache, entry) = (self.cache.clone(), entry.clone());
         blocking(move || cache.remove(&entry)).await
     }
+}
+
+/// A request as it was made here.
+fn value(request: &[u8]) -> Value {
+    serde_json::from_slice(request).expect("a request is JSON")
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

@@ -22,9 +22,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use config::{NetworkConfig, PluginConfig};
+pub(crate) use exec::{Parameters, Verb};
 pub use network::{Changes, Network};
 pub use outcome::{DEFAULT_INTERFACE, InterfaceConfig, IpConfig, IpPreference, Outcome};
 pub use pod::{Bandwidth, Capabilities, DnsServers, IpRange, Pod, PortMapping};
+pub(crate) use result::{Answer, Interface, Ip};
 pub use result::{Dns, Net, Route};
 pub use version::Version;
 
@@ -42,6 +44,8 @@ pub struct Settings {
     pub limits: Limits,
     /// One network after the other instead of all at once.
     pub setup_serially: bool,
+    /// What is built in is done without the reference plugins' programs, where they are what would be run, or are not there.
+    pub builtin_plugins: bool,
 }
 
 impl Default for Settings {
@@ -53,6 +57,7 @@ impl Default for Settings {
             max_conf_num: 1,
             limits: Limits::default(),
             setup_serially: false,
+            builtin_plugins: true,
         }
     }
 }

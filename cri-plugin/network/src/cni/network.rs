@@ -18,6 +18,7 @@ use super::load::{Loader, State};
 use super::outcome::Outcome;
 use super::pod::Pod;
 use super::version::Version;
+use crate::builtin::Builtin;
 use crate::error::{Error, Result};
 
 /// How interfaces are named, with a number.
@@ -59,7 +60,8 @@ impl Network {
         let state = Arc::new(watch::Sender::new(loaded.await?));
         let follower = tokio::spawn(loader.follow(state.clone())).abort_handle();
         let plugins = Plugins::new(settings.bin_dirs.clone());
-        let caller = Caller { plugins, cache, limits: settings.limits };
+        let builtin = Builtin::new(settings.builtin_plugins, &settings.bin_dirs, settings.limits.exec);
+        let caller = Caller { plugins, builtin, cache, limits: settings.limits };
         Ok(Self { inner: Arc::new(Inner { settings, caller, state, gate: Gate::default(), follower }) })
     }
 
@@ -346,6 +348,9 @@ impl Inner {
             // Added by another program, or before the cache was lost: with what there is now, as far as there is any.
             let networks = self.state.borrow().networks.clone();
             attachments = self.planned(pod, networks);
+            for attachment in &mut attachments {
+                self.caller.choose(attachment, Builtin::takes_alone).await?;
+            }
         }
         let mut outcome = Ok(());
         for attachment in attachments.iter().rev() {

@@ -237,9 +237,30 @@ impl Ip {
 }
 
 impl Route {
+    /// One that has nothing but its end.
+    pub fn to(dst: Net) -> Self {
+        Self { dst, gw: None, mtu: 0, advmss: 0, priority: 0, table: None, scope: None }
+    }
+
     /// Without what came in 1.1.
     fn plain(&self) -> Self {
         Self { mtu: 0, advmss: 0, priority: 0, table: None, scope: None, ..self.clone() }
+    }
+}
+
+impl Net {
+    /// The network's own address: the one without the host's bits.
+    pub fn network(&self) -> IpAddr {
+        match self.ip {
+            IpAddr::V4(ip) => {
+                let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or_default();
+                IpAddr::V4((ip.to_bits() & !host).into())
+            }
+            IpAddr::V6(ip) => {
+                let host = u128::MAX.checked_shr(self.prefix.into()).unwrap_or_default();
+                IpAddr::V6((ip.to_bits() & !host).into())
+            }
+        }
     }
 }
 
