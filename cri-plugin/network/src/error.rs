@@ -42,7 +42,7 @@ pub enum Error {
     #[error("plugin type={plugin:?} ({operation}) printed what is not an answer: {why}: {answer:?}")]
     Garbage { plugin: String, operation: &'static str, why: String, answer: String },
     #[error("plugin type={plugin:?} ({operation}) printed more than {limit} bytes and was killed")]
-    Flood { plugin: String, operation: &'static str, limit: usize },
+    Flood { plugin: String, operation: &'static str, limit: u64 },
     #[error("plugin type={plugin:?} ({operation}) did not end within {limit:?} and was killed")]
     TimedOut { plugin: String, operation: &'static str, limit: Duration },
     #[error("plugin type={plugin:?} speaks no CNI {version}")]

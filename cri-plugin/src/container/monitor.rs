@@ -63,7 +63,6 @@ impl Cri {
         }
         let status = after(&container.status().clone(), exit, container.is_oom());
         let io = container.set_io(None);
-        let deletion = self.spawn_deletion(&container.id);
         // Output that is still under way reaches the log before anybody hears of the end.
         let drained = async {
             if let Some(io) = &io
@@ -72,16 +71,43 @@ impl Cri {
                 io.close().await;
             }
         };
-        let ((), ()) = tokio::join!(drained, self.write_end(container, &status));
+        let ((), written) = tokio::join!(drained, self.write_end(container, &status));
         container.set_status(status);
+        if !written {
+            self.write_end_later(container);
+        }
+        let deletion = written.then(|| self.spawn_deletion(&container.id));
         self.stopped_in_plugins(container).await;
         self.tell(container, cri::ContainerEventType::ContainerStoppedEvent).await;
-        let _ = tokio::time::timeout(DELETION, deletion).await;
+        if let Some(deletion) = deletion {
+            let _ = tokio::time::timeout(DELETION, deletion).await;
+        }
     }
 
-    /// An end must be seen even where it cannot be written down: it is written again with the next change, or found
-    /// out again by the next start.
-    pub(super) async fn write_end(&self, container: &Container, status: &ContainerStatus) {
+    /// Goes on to write an end down; only then is its task deleted. Its shim knows how the container ended as long as it is
+    /// there, and after a restart it is asked.
+    fn write_end_later(self: &Arc<Self>, container: &Arc<Container>) {
+        let (cri, container) = (Arc::downgrade(self), container.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(AGAIN).await;
+                let Some(cri) = cri.upgrade() else { return };
+                let _guard = container.lock.lock().await;
+                if cri.still_there(&container).is_err() {
+                    return;
+                }
+                let status = container.status().clone();
+                if cri.write_status(&container, &status).await.is_ok() {
+                    tracing::info!(id = %container.id, "the container's end is written down now");
+                    cri.delete_task(&container.id).await;
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Writes an end down; false where that fails. It must be seen even then.
+    pub(super) async fn write_end(&self, container: &Container, status: &ContainerStatus) -> bool {
         let written: Result<()> = async {
             step!("container.exit.begin");
             self.write_status(container, status).await?;
@@ -92,8 +118,9 @@ impl Cri {
         match written {
             Err(error) if !error.is_not_found() => {
                 tracing::error!(id = %container.id, error = %error.chain(), "the container's end is not written down");
+                false
             }
-            _ => {}
+            _ => true,
         }
     }
 

@@ -90,10 +90,14 @@ pub(super) fn adopt(container: &Container, asked: &Asked) -> Result<String> {
     )))
 }
 
+/// What an image may not say of the containers made of it: daemons and their clients act upon such labels.
+const RESERVED: [&str; 4] = ["containerd.io/", "io.containerd.", "io.cri-containerd.", "io.kubernetes."];
+
 /// Labels as containerd writes them: the container's, then the image's. What no record can hold is left out.
 fn labels(config: &cri::ContainerConfig, image: &Labels) -> Labels {
     let mut labels = Labels::new();
-    for (key, value) in config.labels.iter().chain(image) {
+    let harmless = |(key, _): &(&String, &String)| !RESERVED.iter().any(|prefix| key.starts_with(prefix));
+    for (key, value) in config.labels.iter().chain(image.iter().filter(harmless)) {
         if !key.is_empty() && key.len() + value.len() <= MAX_LABEL && !labels.contains_key(key) {
             labels.insert(key.clone(), value.clone());
         }
@@ -130,7 +134,10 @@ mod tests {
             labels: Labels::from([("a".into(), "mine".into()), ("long".into(), "x".repeat(MAX_LABEL))]),
             ..Default::default()
         };
-        let image = Labels::from([("a".into(), "image".into()), ("b".into(), "image".into())]);
+        let mut image = Labels::from([("a".into(), "image".into()), ("b".into(), "image".into())]);
+        for reserved in ["containerd.io/restart.loguri", "io.kubernetes.pod.uid", KIND] {
+            image.insert(reserved.into(), "binary:///bin/sh".into());
+        }
         let labels = labels(&config, &image);
         let found: Vec<_> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(found, [("a", "mine"), ("b", "image"), (KIND, KIND_CONTAINER)]);

@@ -42,7 +42,26 @@ impl Cri {
             .await;
         let roots = [self.container_dir(""), self.io_dir("")];
         self.work.spawn(sweep(roots.into(), ids));
+        let cri = self.clone();
+        self.work.spawn(async move { cri.end_unknown_tasks(&tasks).await });
         Ok(())
+    }
+
+    /// Takes down tasks that no record names, of anybody: those of containers that were removed while their shim, or the
+    /// runtime, did not delete them.
+    async fn end_unknown_tasks(&self, tasks: &HashSet<String>) {
+        // A record comes before its task and goes after it.
+        let records = match self.database.containers().list(&self.cx, &Filters::default()).await {
+            Ok(records) => records,
+            Err(error) => {
+                return tracing::warn!(error = %error.chain(), "tasks are not compared with their records");
+            }
+        };
+        let known: HashSet<&str> = records.iter().map(|record| record.id.as_str()).collect();
+        for id in tasks.iter().filter(|id| !known.contains(id.as_str())) {
+            tracing::warn!(%id, "taking down a task whose container is gone");
+            self.take_back(id).await;
+        }
     }
 
     async fn restore_container(

@@ -51,13 +51,7 @@ impl Cri {
             }
         }
         let _hold = self.hold_plugins().await;
-        let started = async {
-            step!("container.start.begin");
-            let status = self.start_task(container).await?;
-            step!("container.start.started");
-            Ok(status)
-        };
-        match started.await {
+        match self.start_unless_given_up(container).await {
             Ok(status) => {
                 container.set_status(status);
                 self.watch(container);
@@ -68,6 +62,30 @@ impl Cri {
             Err(error) => {
                 self.start_failed(container, &error).await;
                 Err(error.context(format!("start container {}", container.id)))
+            }
+        }
+    }
+
+    /// A start goes on by itself: a stop may give it up, because a hook hangs for example.
+    async fn start_unless_given_up(self: &Arc<Self>, container: &Arc<Container>) -> Result<ContainerStatus> {
+        let (cri, starting) = (self.clone(), container.clone());
+        let mut work = self.work.spawn(async move {
+            step!("container.start.begin");
+            let status = cri.start_task(&starting).await?;
+            step!("container.start.started");
+            Ok(status)
+        });
+        tokio::select! {
+            started = &mut work => {
+                started.map_err(|error| Error::internal("the start was ended").with_source(error))?
+            }
+            () = container.given_up().cancelled() => {
+                let (cri, id) = (self.clone(), container.id.clone());
+                tokio::spawn(async move {
+                    let _ = work.await;
+                    cri.take_back(&id).await;
+                });
+                Err(Error::deadline("it was to be stopped, and its runtime, or a hook of it, did not answer"))
             }
         }
     }

@@ -18,6 +18,8 @@ use crate::step;
 
 /// How long whatever is being done to a container may take before it is stopped all the same.
 const LOCK: Duration = Duration::from_secs(30);
+/// How long a start may go on of a container that is to be stopped.
+const START: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// How long a killed container may take to be seen ended.
 const KILL: Duration = Duration::from_secs(10);
 /// How long its process may take to go, once killed past the shim.
@@ -49,11 +51,9 @@ impl Cri {
     pub(super) async fn stop(self: &Arc<Self>, container: &Arc<Container>, grace: Duration) -> Result<()> {
         if container.phase() == Phase::Created {
             // It may be about to run.
-            let Ok(_guard) = timeout(LOCK, container.lock.lock()).await else {
-                return Err(Error::deadline(format!(
-                    "container {} is being started, and its runtime does not answer",
-                    container.id
-                )));
+            let Ok(_guard) = timeout(START, container.lock.lock()).await else {
+                container.given_up().cancel();
+                return self.stop_given_up(container).await;
             };
         }
         if container.phase() != Phase::Running {
@@ -92,6 +92,21 @@ impl Cri {
             tracing::warn!(id = %container.id, error = %error.chain(), "the shim does not kill the container");
         }
         self.force(container).await
+    }
+
+    /// Waits for the end of a start that was given up.
+    async fn stop_given_up(&self, container: &Container) -> Result<()> {
+        match timeout(LOCK, container.lock.lock()).await {
+            Ok(_guard) if container.phase() != Phase::Running => Ok(()),
+            Ok(_guard) => Err(Error::unavailable(format!(
+                "container {} was started at the last moment, stop it again",
+                container.id
+            ))),
+            Err(_) => Err(Error::deadline(format!(
+                "container {} is being started, and its runtime does not answer",
+                container.id
+            ))),
+        }
     }
 
     /// Sends a signal; returns early where the container has ended. A task that has gone ends by itself.
@@ -191,14 +206,26 @@ async fn has_gone(process: OwnedFd) -> bool {
 
 /// Kills all processes of the container's groups among those that `/proc/<pid>/cgroup` names. Blocks.
 fn kill_groups(groups: &str, id: &str) {
-    for line in groups.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
-            continue;
-        };
-        if !path.contains(id) || path.contains("..") {
-            continue;
+    send_kills(groups, id);
+    // Of cgroup v1, what is frozen does not even die.
+    for (controllers, path) in own_groups(groups, id) {
+        if controllers.split(',').any(|controller| controller == "freezer") {
+            let _ = std::fs::write(format!("/sys/fs/cgroup/freezer{path}/freezer.state"), "THAWED");
         }
+    }
+}
+
+/// Controllers and paths of the groups that are the container's.
+fn own_groups<'a>(groups: &'a str, id: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    groups.lines().filter_map(move |line| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        (path.contains(id) && !path.contains("..")).then_some((controllers, path))
+    })
+}
+
+fn send_kills(groups: &str, id: &str) {
+    for (controllers, path) in own_groups(groups, id) {
         let directory = match controllers {
             "" => format!("/sys/fs/cgroup{path}"),
             // Every process is in all hierarchies; one that everybody has is enough.

@@ -23,6 +23,8 @@ use super::{AttachStreams, CloseStdin, Output, line};
 
 /// Bytes of input passed on at once.
 const INPUT: usize = 8 << 10;
+/// How long the disk of a log may take for the rest of the output.
+const CLOSE: Duration = Duration::from_secs(5);
 
 /// A container's streams while the daemon lives. Dropping it leaves the fifos and the container as they are, to be
 /// found by [`ContainerIo::reattach`].
@@ -197,10 +199,13 @@ impl ContainerIo {
     }
 
     /// Takes what is in the fifos, takes that for the end, and stops copying; clients see the end. For a container that
-    /// has ended. Does nothing where all has been copied.
+    /// has ended. Does nothing where all has been copied. A log whose disk does not answer is not waited for longer than
+    /// [`CLOSE`]; what is under way is written when it does.
     pub async fn close(&self) {
         self.orders.send_replace(Order::Finish);
-        self.ended().await;
+        if !self.wait(CLOSE).await {
+            warn!(streams = %self.io.stdout, "the disk of a container's log does not answer");
+        }
     }
 
     /// Stops copying and leaves everything to [`ContainerIo::reattach`], as the daemon's end does; comes back when

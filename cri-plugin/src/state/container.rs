@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use windlass_api::cri;
 
 use super::record::{ContainerRecord, ContainerStatus};
@@ -34,6 +35,8 @@ pub struct Container {
     /// It has been asked to end by its signal.
     signalled: AtomicBool,
     removing: AtomicBool,
+    /// Its start is not waited for any longer.
+    given_up: CancellationToken,
     /// Its shim, by process, once it did not answer.
     hung_shim: Mutex<Option<OwnedFd>>,
     /// For its figures.
@@ -51,6 +54,7 @@ impl Container {
             oom: AtomicBool::new(false),
             signalled: AtomicBool::new(false),
             removing: AtomicBool::new(false),
+            given_up: CancellationToken::new(),
             hung_shim: Mutex::new(None),
             kept: Kept::default(),
         }
@@ -73,6 +77,11 @@ impl Container {
     /// Remembers or forgets a shim that did not answer; answers what was remembered.
     pub fn set_hung_shim(&self, shim: Option<OwnedFd>) -> Option<OwnedFd> {
         std::mem::replace(&mut *self.hung_shim.lock().expect("nothing panics while it holds the shim"), shim)
+    }
+
+    /// Cancelled where its start is not to be waited for any longer: it is to end, and whoever starts it does not answer.
+    pub fn given_up(&self) -> &CancellationToken {
+        &self.given_up
     }
 
     /// Whether it is being removed: nothing else is begun with it.

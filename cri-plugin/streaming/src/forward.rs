@@ -17,6 +17,9 @@ use crate::spdy::frame::{CANCEL, PROTOCOL_ERROR};
 /// Ports forwarded over one WebSocket: a channel's number has eight bits and each port takes two channels.
 pub(crate) const MAX_PORTS: usize = 127;
 
+/// How long a connection may go on when its client has left: what that sent last is still delivered.
+const DELIVERY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
 #[derive(Clone)]
 pub(crate) struct Forward {
     pub handler: Arc<dyn Handler>,
@@ -109,7 +112,7 @@ impl Forward {
     }
 
     async fn connection(self, mux: Mux, mut error: WriteHalf, data: Data) {
-        if let Some(text) = self.run(data.port, data.stream).await {
+        if let Some(text) = self.run(&mux, data.port, data.stream).await {
             // A client that has gone needs no error.
             let _ = error.write_all(text.as_bytes()).await;
             mux.reset(data.id, CANCEL);
@@ -126,9 +129,9 @@ impl Forward {
             for channel in [channel, channel + 1] {
                 mux.send(Control::Message(channel, Bytes::copy_from_slice(&port.to_le_bytes())));
             }
-            let forward = self.clone();
+            let (forward, mux) = (self.clone(), mux.clone());
             connections.spawn(async move {
-                if let Some(text) = forward.run(port, Both { read, write }).await {
+                if let Some(text) = forward.run(&mux, port, Both { read, write }).await {
                     let _ = error.write_all(text.as_bytes()).await;
                 }
             });
@@ -139,12 +142,25 @@ impl Forward {
         }
     }
 
-    /// Lets the handler forward, and returns what went wrong.
-    async fn run(&self, port: u16, stream: Both) -> Option<String> {
+    /// Lets the handler forward, and returns what went wrong. The other side need not notice that the client has left: it
+    /// is left in its turn.
+    async fn run(&self, mux: &Mux, port: u16, stream: Both) -> Option<String> {
         let (handler, sandbox) = (self.handler.clone(), self.sandbox.clone());
         // In a task of its own: a panic of the handler must reach the client as an error.
-        let work = tokio::spawn(async move { handler.port_forward(&sandbox, port, Box::new(stream)).await });
-        let error = match work.await {
+        let mut work =
+            tokio::spawn(async move { handler.port_forward(&sandbox, port, Box::new(stream)).await });
+        let left = async {
+            mux.gone().cancelled().await;
+            tokio::time::sleep(DELIVERY).await;
+        };
+        let outcome = tokio::select! {
+            outcome = &mut work => outcome,
+            () = left => {
+                work.abort();
+                return None;
+            }
+        };
+        let error = match outcome {
             Ok(Ok(())) => return None,
             Ok(Err(error)) => error.chain(),
             Err(_) => "the runtime's handler panicked".to_owned(),

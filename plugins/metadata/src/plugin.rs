@@ -35,6 +35,7 @@ struct Bolt;
 impl Plugin for Bolt {
     type Kind = MetadataKind;
     const ID: &'static str = "bolt";
+    const VITAL: bool = true;
     const REQUIRES: &'static [&'static str] =
         &[kinds::Content::NAME, kinds::Event::NAME, kinds::Snapshot::NAME, kinds::MetaStore::NAME];
 

@@ -22,6 +22,8 @@ use crate::resolve::Resolver;
 
 /// How long a thread waits for a binary before it leaves that to the runtime.
 const SETTLE: Duration = Duration::from_millis(20);
+/// How often a binary is let clear up that does not end well.
+const DELETE_TRIES: u32 = 3;
 
 /// `start` after a moment.
 pub(crate) enum Begun {
@@ -83,6 +85,19 @@ impl Launcher {
 
     /// Asks the binary to clear up after a shim that died; answers how the task ended.
     pub(crate) async fn delete(self: &Arc<Self>, bundle: &Bundle, binary: &Path) -> Result<Exit> {
+        for _ in 1..DELETE_TRIES {
+            match self.try_delete(bundle, binary).await {
+                // It was killed, for want of memory perhaps: what it leaves nobody else would take away.
+                Err(error @ Error::Exited { .. }) => {
+                    tracing::warn!(id = %bundle.id, error = %error.chain(), "the shim's binary is let clear up once more");
+                }
+                outcome => return outcome,
+            }
+        }
+        self.try_delete(bundle, binary).await
+    }
+
+    async fn try_delete(self: &Arc<Self>, bundle: &Bundle, binary: &Path) -> Result<Exit> {
         let mut command = self.command(bundle, binary);
         command.arg("-bundle").arg(&bundle.path).arg("delete");
         let process = self.pool.start(move || Process::spawn("delete", command, Vec::new())).await?;

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -16,12 +16,15 @@ use serde::Deserialize;
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::process::{Child, Command};
 
+use super::orphans::OWNER;
 use crate::error::{Error, Result};
 
 /// Most that an answer may have.
 pub const MAX_ANSWER: usize = 1 << 20;
 /// What is kept of the plugin's log.
 const MAX_LOG: usize = 16 << 10;
+/// Most that a plugin may log.
+const LOG_FLOOD: u64 = 16 << 20;
 /// A binary that is just being installed cannot be started.
 const BUSY_RETRIES: u32 = 10;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
@@ -76,10 +79,13 @@ pub struct Plugins {
     dirs: Vec<PathBuf>,
     /// `CNI_PATH`.
     path: OsString,
+    /// Whose they are: see [`super::orphans`].
+    owner: OsString,
 }
 
 impl Plugins {
-    pub fn new(dirs: Vec<PathBuf>) -> Self {
+    /// `owner` is a path that no other daemon has.
+    pub fn new(dirs: Vec<PathBuf>, owner: &Path) -> Self {
         let mut path = OsString::new();
         for (i, dir) in dirs.iter().enumerate() {
             if i > 0 {
@@ -87,7 +93,7 @@ impl Plugins {
             }
             path.push(dir);
         }
-        Self { dirs, path }
+        Self { dirs, path, owner: owner.into() }
     }
 
     /// Runs a plugin and gives back what it printed. A failure is an error with what it said.
@@ -103,13 +109,9 @@ impl Plugins {
         let talk = running.converse(&input);
         let status = match tokio::time::timeout(limit, talk).await {
             Ok(Ok(status)) => status,
-            Ok(Err(Stop::Flood)) => {
+            Ok(Err(Stop::Flood(limit))) => {
                 running.end().await;
-                return Err(Error::Flood {
-                    plugin: plugin.into(),
-                    operation: verb.word(),
-                    limit: MAX_ANSWER,
-                });
+                return Err(Error::Flood { plugin: plugin.into(), operation: verb.word(), limit });
             }
             Ok(Err(Stop::Io(source))) => return Err(Error::io("wait for plugin", plugin)(source)),
             Err(_) => {
@@ -152,6 +154,7 @@ impl Plugins {
             command.env("CNI_COMMAND", verb.command()).env("CNI_PATH", &plugins.path);
             command.env("CNI_CONTAINERID", &parameters.container_id).env("CNI_NETNS", &parameters.netns);
             command.env("CNI_IFNAME", &parameters.if_name).env("CNI_ARGS", &parameters.args);
+            command.env(OWNER, &plugins.owner);
             Running::spawn(command).map_err(Error::io("run", binary))
         };
         tokio::task::spawn_blocking(spawn).await.map_err(|_| Error::Cut("start of a plugin"))?
@@ -160,7 +163,8 @@ impl Plugins {
 
 /// Why a plugin is not waited for to the end.
 enum Stop {
-    Flood,
+    /// It printed more than so many bytes.
+    Flood(u64),
     Io(io::Error),
 }
 
@@ -171,6 +175,8 @@ struct Running {
     stderr: Option<Receiver>,
     answer: Vec<u8>,
     log: Vec<u8>,
+    /// What it has logged in all, in bytes.
+    logged: u64,
 }
 
 impl Running {
@@ -191,6 +197,7 @@ impl Running {
             stderr: Some(stderr),
             answer: Vec::new(),
             log: Vec::new(),
+            logged: 0,
         })
     }
 
@@ -200,13 +207,13 @@ impl Running {
             tokio::select! {
                 biased;
                 () = readable(&self.stdout), if self.stdout.is_some() => self.take_answer()?,
-                () = readable(&self.stderr), if self.stderr.is_some() => self.take_log(),
+                () = readable(&self.stderr), if self.stderr.is_some() => self.take_log()?,
                 () = writable(&self.stdin), if self.stdin.is_some() => self.feed(&mut input),
                 status = self.child.wait() => break status.map_err(Stop::Io)?,
             }
         };
         self.take_answer()?;
-        self.take_log();
+        self.take_log()?;
         Ok(status)
     }
 
@@ -232,7 +239,7 @@ impl Running {
             true
         });
         match ended {
-            Drained::Refused => Err(Stop::Flood),
+            Drained::Refused => Err(Stop::Flood(MAX_ANSWER as u64)),
             Drained::Ended => {
                 self.stdout = None;
                 Ok(())
@@ -241,15 +248,19 @@ impl Running {
         }
     }
 
-    fn take_log(&mut self) {
+    fn take_log(&mut self) -> Result<(), Stop> {
         let ended = drain(self.stderr.as_ref(), |bytes| {
             let room = MAX_LOG - self.log.len();
             self.log.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            true
+            self.logged += bytes.len() as u64;
+            self.logged <= LOG_FLOOD
         });
-        if matches!(ended, Drained::Ended) {
-            self.stderr = None;
+        match ended {
+            Drained::Refused => return Err(Stop::Flood(LOG_FLOOD)),
+            Drained::Ended => self.stderr = None,
+            Drained::Open => {}
         }
+        Ok(())
     }
 
     /// Kills the plugin and what it started, and waits a moment for it to be gone.

@@ -12,6 +12,7 @@ mod exec;
 mod gate;
 mod load;
 mod network;
+mod orphans;
 mod outcome;
 mod pod;
 mod result;

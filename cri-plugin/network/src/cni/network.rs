@@ -15,6 +15,7 @@ use super::config::NetworkConfig;
 use super::exec::Plugins;
 use super::gate::Gate;
 use super::load::{Loader, State};
+use super::orphans;
 use super::outcome::Outcome;
 use super::pod::Pod;
 use super::version::Version;
@@ -48,18 +49,19 @@ impl Drop for Inner {
 }
 
 impl Network {
-    /// Loads what there is and begins to watch. No configuration, or a bad one, is no error: see [`Network::load_error`].
+    /// Ends plugins that an earlier process left running, loads what there is and begins to watch. No configuration, or a bad one, is no error: see [`Network::load_error`].
     pub async fn open(settings: Settings) -> Result<Self> {
         let loader = Loader { dir: settings.conf_dir.clone(), max: settings.max_conf_num };
         let cache = Cache::new(settings.cache_dir.clone());
-        let (first, tidied) = (loader.clone(), cache.clone());
+        let (first, tidied, owner) = (loader.clone(), cache.clone(), settings.cache_dir.clone());
         let loaded = blocking(move || {
+            orphans::end(&owner);
             tidied.tidy();
             Ok(first.load(&State::default()))
         });
         let state = Arc::new(watch::Sender::new(loaded.await?));
         let follower = tokio::spawn(loader.follow(state.clone())).abort_handle();
-        let plugins = Plugins::new(settings.bin_dirs.clone());
+        let plugins = Plugins::new(settings.bin_dirs.clone(), &settings.cache_dir);
         let builtin = Builtin::new(settings.builtin_plugins, &settings.bin_dirs, settings.limits.exec);
         let caller = Caller { plugins, builtin, cache, limits: settings.limits };
         Ok(Self { inner: Arc::new(Inner { settings, caller, state, gate: Gate::default(), follower }) })

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use windlass_core::container::Runtime;
+use windlass_core::metastore::{Body, Done, MetaStore, Read};
 use windlass_core::task::{
     CreateOptions, ExecOptions, Exit, Io, Metrics, Process, RuntimeInfo, State, Status, Tasks,
 };
@@ -52,6 +53,8 @@ pub struct FakeTasks {
     /// Nothing that is asked for to end ends.
     pub hung: AtomicBool,
     pub refuse_start: AtomicBool,
+    /// Starts do not come to an end.
+    pub hung_start: AtomicBool,
     pub refuse_update: AtomicBool,
     pub refuse_checkpoint: AtomicBool,
 }
@@ -104,6 +107,9 @@ impl Tasks for FakeTasks {
         self.note(format!("start {id}"));
         if self.refuse_start.load(Ordering::SeqCst) {
             return Err(Error::unknown("exec: no such file"));
+        }
+        if self.hung_start.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
         }
         self.with(id, exec, |fake| {
             fake.status = Status::Running;
@@ -220,5 +226,25 @@ impl Tasks for FakeTasks {
 
     async fn runtime_info(&self, _: &Runtime) -> Result<RuntimeInfo> {
         Ok(RuntimeInfo::default())
+    }
+}
+
+/// A store that can be told not to take anything, as on a full disk.
+pub struct Refusing {
+    pub inner: Arc<dyn MetaStore>,
+    pub refuse: Arc<AtomicBool>,
+}
+
+impl MetaStore for Refusing {
+    fn view(&self, body: &mut dyn FnMut(&dyn Read) -> Result<()>) -> Result<()> {
+        self.inner.view(body)
+    }
+
+    fn submit(&self, body: Body<'static>, done: Done) {
+        if self.refuse.load(Ordering::SeqCst) {
+            done(Err(Error::exhausted("no space left on device")));
+        } else {
+            self.inner.submit(body, done);
+        }
     }
 }

@@ -2,16 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod ends;
 mod fake;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use serde_json::json;
 use tempfile::TempDir;
 use windlass_core::metadata::Database as _;
+use windlass_core::metastore::MetaStore;
 use windlass_core::task::Status;
 use windlass_core::{Any, Context, container, event, event::Exchange as _, snapshot, transfer};
 use windlass_metadata::{Database, Options, Policy};
@@ -22,7 +24,7 @@ use crate::image::{Images, ImagesConfig, Parts};
 use crate::network::Networks;
 use crate::state::record::{ContainerRecord, SandboxPhase, SandboxRecord, SandboxStatus};
 use crate::state::{Phase, Sandbox};
-use fake::FakeTasks;
+use fake::{FakeTasks, Refusing};
 
 /// Longest wait for what must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +49,8 @@ pub(crate) struct Stack {
     pub(crate) db: Arc<Database>,
     exchange: Arc<windlass_event::Exchange>,
     pub(crate) tasks: Arc<FakeTasks>,
+    /// Nothing can be written.
+    refuse: Arc<AtomicBool>,
     pub(crate) cri: Arc<Cri>,
 }
 
@@ -59,6 +63,8 @@ impl Stack {
         let store =
             windlass_metastore::open(&root.path().join("meta"), windlass_metastore::Options::default())
                 .unwrap();
+        let refuse = Arc::new(AtomicBool::new(false));
+        let store: Arc<dyn MetaStore> = Arc::new(Refusing { inner: store, refuse: refuse.clone() });
         let native =
             windlass_snapshotter::Native::open(&root.path().join("native"), "native", store.clone()).unwrap();
         let exchange = Arc::new(windlass_event::Exchange::new(windlass_event::QUEUE));
@@ -73,7 +79,7 @@ impl Stack {
         let (db, tasks) = (Arc::new(db.unwrap()), Arc::new(FakeTasks::default()));
         let cri = plugin(&root, &db, &exchange, &tasks).await;
         cri.restore_containers().await.unwrap();
-        Self { root, db, exchange, tasks, cri }
+        Self { root, db, exchange, tasks, refuse, cri }
     }
 
     /// The plugin of a daemon that has just started over the same stores.

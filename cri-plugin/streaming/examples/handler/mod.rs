@@ -9,6 +9,8 @@ use windlass_streaming::{Attach, Duplex, Exec, Handler, Streams};
 
 /// The port whose forwarding fails.
 pub const FAILING_PORT: u16 = 1;
+/// Nothing comes from it, and it notices nothing.
+pub const SILENT_PORT: u16 = 2;
 
 #[derive(Clone)]
 pub struct Echo {
@@ -131,6 +133,9 @@ impl Handler for Echo {
 
     async fn port_forward(&self, _sandbox: &str, port: u16, mut stream: Box<dyn Duplex>) -> Result<()> {
         let _running = Running::new(self);
+        if port == SILENT_PORT {
+            std::future::pending::<()>().await;
+        }
         if port == FAILING_PORT {
             return Err(Error::unavailable("connection refused"));
         }

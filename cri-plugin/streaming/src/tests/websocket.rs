@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::client::WebSocket;
-use super::handler::FAILING_PORT;
+use super::handler::{FAILING_PORT, SILENT_PORT};
 use super::*;
 use crate::spdy::frame::{self, kind};
 use crate::spdy::headers::tests::Deflater;
@@ -94,6 +94,17 @@ async fn ports_are_forwarded_by_channels() {
         drop(ws);
         daemon.settles().await;
     }
+}
+
+#[tokio::test]
+async fn what_a_client_has_left_is_left() {
+    let daemon = daemon().await;
+    let url = daemon.server.port_forward_url("s", &[SILENT_PORT]).unwrap();
+    let mut ws = WebSocket::connect(&url, "portforward.k8s.io").await;
+    let [low, high] = SILENT_PORT.to_le_bytes();
+    assert_eq!(ws.see().await, Some((2, vec![0, low, high])));
+    drop(ws);
+    daemon.settles().await;
 }
 
 #[tokio::test]

@@ -134,7 +134,7 @@ impl Graph {
     }
 
     /// Starts `registrations` in order. A failure is kept for the report and does not stop the others, unless the
-    /// plugin is required. Blocks; call it inside a tokio runtime on a blocking thread.
+    /// plugin is required or vital. Blocks; call it inside a tokio runtime on a blocking thread.
     pub fn start(registrations: Vec<&'static Registration>, options: Options) -> Result<Self> {
         let ordered = Self::order(registrations)?;
         let known = |uri: &String| ordered.iter().any(|r| r.uri() == *uri);
@@ -159,7 +159,7 @@ impl Graph {
                 continue;
             }
             if let Err(error) = graph.start_one(registration)
-                && required
+                && (required || registration.vital)
             {
                 graph.close();
                 return Err(Error::precondition(format!(
@@ -353,6 +353,28 @@ mod tests {
         let all = vec![&ALL[0], &CIRCLE];
         let error = Graph::order(all).err().unwrap();
         assert!(error.message().contains("a.late, b.circle"), "{error}");
+    }
+
+    struct Heart;
+    impl Plugin for Heart {
+        type Kind = A;
+        const ID: &'static str = "heart";
+        const VITAL: bool = true;
+        fn init(_: &InitContext) -> Result<Arc<dyn Noun>> {
+            Err(Error::unavailable("the disk is full"))
+        }
+    }
+    static HEART: Registration = Registration::of::<Heart>();
+
+    #[test]
+    fn without_a_vital_plugin_nothing_starts() {
+        let error = Graph::start(vec![&HEART, &ALL[3]], Options::default()).err().unwrap();
+        assert!(
+            error.message().contains("a.heart") && error.message().contains("the disk is full"),
+            "{error}"
+        );
+        let disabled = Options { disabled: vec!["a.heart".into()], ..Options::default() };
+        assert!(Graph::start(vec![&HEART, &ALL[3]], disabled).unwrap().get::<B>("early").is_ok());
     }
 
     #[test]

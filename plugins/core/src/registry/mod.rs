@@ -28,6 +28,10 @@ pub trait Plugin: 'static {
     /// Kinds whose plugins, all of them, start before this one. One may be missing or have failed: `get` says so.
     const REQUIRES: &'static [&'static str] = &[];
 
+    /// Nearly everything needs it: the daemon ends if it does not start, to be started again by whoever watches over it,
+    /// instead of answering that nothing is there. It may still be disabled.
+    const VITAL: bool = false;
+
     /// Starts the plugin, on a thread that may block and inside a tokio runtime. An error made by
     /// [`InitContext::skip`] means "does not apply here" and is not a failure.
     fn init(ctx: &InitContext) -> Result<Arc<<Self::Kind as Kind>::Instance>>;
@@ -53,6 +57,7 @@ pub struct Registration {
     pub kind: &'static str,
     pub id: &'static str,
     pub requires: &'static [&'static str],
+    pub vital: bool,
     pub check: fn(&toml::Table) -> Result<Vec<String>>,
     pub defaults: fn() -> toml::Table,
     init: fn(&InitContext) -> Result<Boxed>,
@@ -67,6 +72,7 @@ impl Registration {
             kind: <P::Kind as Kind>::NAME,
             id: P::ID,
             requires: P::REQUIRES,
+            vital: P::VITAL,
             check: P::check,
             defaults: P::defaults,
             init: |ctx| P::init(ctx).map(|instance| Box::new(instance) as Boxed),

@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     ("broken::a_shim_that_dies_in_a_call", || run(dies_in_calls())),
     ("broken::a_true_exit_survives_its_shim", || run(true_exit())),
     ("broken::a_binary_that_cannot_clear_up", || run(no_cleanup())),
+    ("broken::a_binary_that_is_killed_clears_up_the_next_time", || run(killed_cleanup())),
     ("broken::a_dropped_caller_does_not_stop_a_create", || run(dropped())),
     ("broken::a_broken_connection_is_no_death", || run(broken_connection())),
     ("broken::a_log_flood_blocks_nobody", || run(flood())),
@@ -153,6 +154,23 @@ async fn no_cleanup() {
         let _ = std::fs::remove_dir_all(node.path().join("s"));
         node.assert_clean().await;
     }
+}
+
+async fn killed_cleanup() {
+    let node = Node::new().await;
+    let manager = node.manager().await;
+    let mut told = node.watch();
+    let pid = running(&manager, "a", "cleanup-die").await;
+    signal(pid as i32, rustix::process::Signal::KILL);
+    told.until("/tasks/delete").await;
+    // What the binary said, which it did not when it was killed.
+    assert!(
+        matches!(told.seen[2].event, Event::TaskExit { exit_status: 137, pid: 7, .. }),
+        "{:?}",
+        told.seen[2]
+    );
+    let _ = std::fs::remove_dir_all(node.path().join("s"));
+    node.assert_clean().await;
 }
 
 async fn dropped() {

@@ -105,6 +105,10 @@ fn delete() -> ExitCode {
     match mode().as_str() {
         "cleanup-hang" => forever(),
         "cleanup-fail" => return ExitCode::FAILURE,
+        // The first time it is killed.
+        "cleanup-die" if std::fs::File::create_new("died").is_ok() => {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+        }
         _ => {}
     }
     let mut response = v3::DeleteResponse::new();
