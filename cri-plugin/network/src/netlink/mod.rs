@@ -249,7 +249,7 @@ mod tests {
             Request::new(16, CREATE, &[7; 4]).text(3, "ab").nested(18, |r| r.attribute(1, &[1, 2, 3, 4]));
         request.seal(9);
         let mut expected = Vec::new();
-        for number in [44_u32, 0, 9, 0] {
+        for number in [40_u32, 0, 9, 0] {
             expected.extend_from_slice(&number.to_ne_bytes());
         }
         expected[4..6].copy_from_slice(&16_u16.to_ne_bytes());
