@@ -15,6 +15,7 @@ use super::{
     Image, Pod, ROOT, VERSION, Volume, apparmor, caps, cdi, devices, image, mounts, namespaces, process,
     resources, seccomp, selinux, signal, user,
 };
+use crate::classes;
 
 /// A specification, and what a container's record keeps of how it was made.
 #[derive(Debug)]
@@ -218,25 +219,23 @@ impl Parts<'_> {
                 .clamp_oom_score_adj(asked.oom_score_adj, self.settings.config.restrict_oom_score_adj);
             object(spec, &["process"]).insert("oomScoreAdj".into(), score.into());
         }
-        self.classes()
+        self.classes(spec)
     }
 
-    /// Classes of block I/O and of cache, which annotations ask for, are not to be had.
-    fn classes(&self) -> Result<()> {
+    /// Classes of block I/O and of cache, which annotations ask for.
+    fn classes(&self, spec: &mut Value) -> Result<()> {
         let settings = self.settings;
         let name = self.config.metadata.as_ref().map_or("", |m| m.name.as_str());
         let class = |kind| class_of(kind, name, &self.config.annotations, &self.pod.config.annotations);
-        let ignored = &settings.config.containerd;
-        for (kind, what, ignore) in [
-            ("blockio", "blockio", ignored.ignore_blockio_not_enabled_errors),
-            ("rdt", "RDT", ignored.ignore_rdt_not_enabled_errors),
-        ] {
-            if let Some(class) = class(kind).filter(|_| !ignore) {
-                return unsupported(format!(
-                    "{what} disabled, refusing to set {what} class of container {name:?} to {class:?}: this build \
-                     knows no classes; containerd.ignore_{kind}_not_enabled_errors = true runs it without"
-                ));
-            }
+        if let Some(class) = class("blockio") {
+            block_io(spec, settings, name, class)?;
+        }
+        let ignore = settings.config.containerd.ignore_rdt_not_enabled_errors;
+        if let Some(class) = class("rdt").filter(|_| !ignore) {
+            return unsupported(format!(
+                "RDT disabled, refusing to set RDT class of container {name:?} to {class:?}: this build \
+                 knows no classes; containerd.ignore_rdt_not_enabled_errors = true runs it without"
+            ));
         }
         Ok(())
     }
@@ -255,6 +254,28 @@ impl Parts<'_> {
             .chain(own);
         object(spec, &["annotations"]).extend(all.map(|(k, v)| (k, v.into())));
     }
+}
+
+/// Gives a container the parameters of a block I/O class.
+pub fn block_io(spec: &mut Value, settings: &Settings, container: &str, class: &str) -> Result<()> {
+    match settings.classes.block_io(class) {
+        Ok(parameters) => drop(object(spec, &["linux", "resources"]).insert("blockIO".into(), parameters)),
+        Err(classes::Error::Disabled(why))
+            if settings.config.containerd.ignore_blockio_not_enabled_errors =>
+        {
+            settings.classes.leave_out_block_io(&why);
+        }
+        Err(classes::Error::Disabled(why)) => {
+            return unsupported(format!(
+                "blockio disabled, refusing to set blockio class of container {container:?} to {class:?}: {why}; \
+                 containerd.ignore_blockio_not_enabled_errors = true runs it without"
+            ));
+        }
+        Err(error) => {
+            return unsupported(format!("blockio class of container {container:?}: {error}"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -304,6 +304,33 @@ fn annotations_cannot_stand_in_for_ours() {
     assert!(all.get("other/a").is_none());
 }
 
+const BLOCKIO: &str = "io.kubernetes.cri.blockio-class";
+
+#[test]
+fn a_blockio_class_becomes_parameters() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("classes.yaml");
+    std::fs::write(&file, "Classes: {slow: [{Weight: 20}], free: []}").unwrap();
+    let blockio_config_file = file.to_string_lossy().into_owned();
+    let classes = classes::Classes::new(&classes::Config { blockio_config_file, ..Default::default() });
+    let mut case = Case::new(Security::default());
+    case.settings.classes = classes.unwrap().into();
+    case.pod.annotations.insert("blockio.resources.beta.kubernetes.io/pod".into(), "slow".into());
+    let spec = case.spec();
+    assert_eq!(spec["linux"]["resources"]["blockIO"], json!({"weight": 20}));
+    assert_eq!(spec["linux"]["resources"]["cpu"]["shares"], 2);
+    case.config.annotations.insert(BLOCKIO.into(), "free".into());
+    assert_eq!(case.spec()["linux"]["resources"]["blockIO"], json!({}));
+    // A class that is not there is an error also for those who do without any.
+    case.settings.config = Settings::with(|config, _| {
+        config.containerd.ignore_blockio_not_enabled_errors = true;
+    })
+    .config;
+    case.config.annotations.insert(BLOCKIO.into(), "gold".into());
+    let error = case.build(|_| {}, None).unwrap_err().to_string();
+    assert!(error.contains("\"gold\"") && error.contains(&*file.to_string_lossy()), "{error}");
+}
+
 #[test]
 fn classes_need_configuration() {
     let with = |key: &str, value: &str| {
@@ -311,7 +338,7 @@ fn classes_need_configuration() {
         case.config.annotations.insert(key.into(), value.into());
         case
     };
-    let (blockio, rdt) = ("io.kubernetes.cri.blockio-class", "io.kubernetes.cri.rdt-class");
+    let (blockio, rdt) = (BLOCKIO, "io.kubernetes.cri.rdt-class");
     let error = |case: &Case| case.build(|_| {}, None).unwrap_err().to_string();
     for (key, words, remedy) in [
         (blockio, "blockio disabled, refusing", "containerd.ignore_blockio_not_enabled_errors"),
