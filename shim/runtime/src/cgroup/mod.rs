@@ -232,6 +232,9 @@ fn unique(pids: impl IntoIterator<Item = u32>) -> Vec<u32> {
 }
 
 #[cfg(test)]
+mod block_io_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
