@@ -13,6 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::hooks::{self, OciState};
 use crate::namespaces::Namespaces;
 use crate::options::{CreateOptions, OomScore, Stdio};
+use crate::resctrl;
 use crate::rootfs;
 use crate::seccomp::Filter;
 use crate::spec::{MAX_CONFIG, NamespaceKind, Process, Spec};
@@ -159,6 +160,8 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
     let path = &spec.linux.cgroups_path;
     let scope = options.systemd_cgroup.then(|| Scope::plan(path, options.id)).transpose()?;
     let cgroup = Cgroup::plan(path, options.id, scope.as_ref())?;
+    let rdt = spec.linux.intel_rdt.as_ref();
+    let resctrl = rdt.map(|rdt| resctrl::Group::find(options.resctrl, rdt)).transpose()?;
     let sources = rootfs::open_sources(&spec, options.bundle, namespaces.joined_user())?;
     let mut undo = Undo::default();
     undo.state_dir = Some(state_directory(options.root, options.id)?);
@@ -215,6 +218,7 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
         make_groups(&cgroup, scope.as_ref(), pid, &spec, &mut undo)?;
     }
     cgroup.set(&spec.linux.resources, true)?;
+    resctrl.iter().try_for_each(|group| group.join(pid))?;
     // While the child is still root: another user's limits need CAP_SYS_RESOURCE, which a host may lack.
     scheduling::set_rlimits(pid, &process.rlimits)?;
     order_grouped(&channel, &cgroup.entries()?)?;
@@ -232,6 +236,7 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
         start_time: state::start_time(pid).unwrap_or(0),
         cgroup,
         scope,
+        resctrl,
         annotations: std::mem::take(&mut spec.annotations),
         poststop: std::mem::take(&mut spec.hooks.poststop),
     };
