@@ -1,6 +1,7 @@
 //! Classes that containers name, by annotation or through plugins, and the files that say what a class is.
 //!
 //! - `blockio`: weights and throttles of block devices. `devices`, `quantity`: what its file is written in.
+//! - `rdt`: shares of caches and of the memory's bandwidth, by groups that somebody else makes.
 //!
 //! Files are read once, at start; a change counts after a restart, as with containerd. Devices are looked up whenever a
 //! container asks for its class, so that a disk that came later is limited too.
@@ -8,6 +9,7 @@
 mod blockio;
 mod devices;
 mod quantity;
+pub mod rdt;
 
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use rdt::{Origin, Rdt};
 
 /// Where the files are named.
 const TABLE: &str = "[plugins.\"io.containerd.service.v1.tasks-service\"]";
@@ -55,6 +59,10 @@ pub enum Error {
     Disabled(String),
     #[error("there is no blockio class {class:?} in {}, which has {known}", path.display())]
     Unknown { class: String, path: PathBuf, known: String },
+    #[error("there is no control group {class:?} in {}: make it, or name another RDT class", mount.display())]
+    NoGroup { class: String, mount: PathBuf },
+    #[error("RDT class {class:?} must not be named so: {key} in {}", path.display())]
+    Denied { class: String, path: PathBuf, key: &'static str },
 }
 
 impl From<Error> for windlass_core::Error {
@@ -63,7 +71,9 @@ impl From<Error> for windlass_core::Error {
         match error {
             Error::Io { source, .. } => Self::io(message, source),
             Error::Content { .. } => Self::invalid(message),
-            Error::Disabled(_) | Error::Unknown { .. } => Self::precondition(message),
+            Error::Disabled(_) | Error::Unknown { .. } | Error::NoGroup { .. } | Error::Denied { .. } => {
+                Self::precondition(message)
+            }
         }
     }
 }
@@ -74,8 +84,9 @@ pub struct Classes {
     block_io: Option<blockio::File>,
     /// Why there are none, where they have been asked for.
     failed: Option<String>,
-    /// Whether it has been said that block I/O classes are left out.
-    told: AtomicBool,
+    pub rdt: Rdt,
+    /// Whether it has been said that classes are left out, of block I/O and of RDT.
+    told: [AtomicBool; 2],
 }
 
 impl Classes {
@@ -90,7 +101,11 @@ impl Classes {
                 file.class(class, |pattern| tell_unused(file, class, pattern));
             }
         }
-        Ok(Self { block_io, ..Self::default() })
+        let rdt = Rdt::new(&config.rdt_config_file)?;
+        if let Some(why) = rdt.ineffective() {
+            tracing::warn!("{why}");
+        }
+        Ok(Self { block_io, rdt, ..Self::default() })
     }
 
     /// None at all, because their plugin is not there.
@@ -118,12 +133,27 @@ impl Classes {
 
     /// Logs, the first time, that containers run without the block I/O classes they name.
     pub fn leave_out_block_io(&self, why: &str) {
-        if !self.told.swap(true, Ordering::Relaxed) {
+        if !self.told[0].swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "blockio disabled, containers run without the blockio classes they name \
                  (ignore_blockio_not_enabled_errors): {why}"
             );
         }
+    }
+
+    /// The same for RDT classes.
+    pub fn leave_out_rdt(&self, why: &str) {
+        if !self.told[1].swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "RDT disabled, containers run without the RDT classes they name (ignore_rdt_not_enabled_errors): {why}"
+            );
+        }
+    }
+
+    /// Classes of RDT alone, with a directory in the place of resctrl.
+    #[cfg(test)]
+    pub fn of_rdt(mount: &Path, file: &str) -> Self {
+        Self { rdt: Rdt::at(mount, file), ..Self::default() }
     }
 }
 

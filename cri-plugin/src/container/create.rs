@@ -165,21 +165,22 @@ impl Cri {
         if let Some(adjusted) = self.create_in_plugins(&plan.asked.sandbox, &seen, &mut made.spec).await? {
             let settings = self.settings(&plan.handler);
             spec::cdi::inject(&mut made.spec, &settings.config.cdi_spec_dirs, &adjusted.cdi_devices)?;
-            if let Some(class) = adjusted.blockio_class.filter(|class| !class.is_empty()) {
-                made.spec = self.classify(plan, made.spec, class).await?;
-            }
+            made.spec = self.classify(plan, made.spec, adjusted.blockio_class).await?;
             self.carry_out_later(adjusted.changes);
         }
         Ok(made)
     }
 
-    /// Gives a container the block I/O class that a plugin asks for.
-    async fn classify(self: &Arc<Self>, plan: &Plan<'_>, mut spec: Value, class: String) -> Result<Value> {
+    /// Gives a container the block I/O class that a plugin asks for, and checks its RDT class, which is there already.
+    async fn classify(&self, plan: &Plan<'_>, mut spec: Value, block_io: Option<String>) -> Result<Value> {
         let settings = self.settings(&plan.handler).clone();
         let name = plan.asked.config.metadata.as_ref().map(|m| m.name.clone()).unwrap_or_default();
         blocking(move || {
-            spec::block_io(&mut spec, &settings, &name, &class)
-                .map_err(|error| Error::from(error).context("a plugin of NRI adjusts the container"))?;
+            let block_io = block_io.filter(|class| !class.is_empty());
+            block_io
+                .map_or(Ok(()), |class| spec::block_io(&mut spec, &settings, &name, &class))
+                .and_then(|()| spec::rdt(&mut spec, &settings, &name))
+                .map_err(|error| Error::from(error).context("plugins of NRI have adjusted it"))?;
             Ok(spec)
         })
         .await

@@ -79,6 +79,7 @@ pub fn container(
     let user = user::resolve(&Asked::by_container(security)?, &parts.image.user, root)?;
     set_user(&mut spec, &user);
     cdi::inject(&mut spec, &settings.config.cdi_spec_dirs, &cdi::asked(settings, config)?)?;
+    rdt(&mut spec, settings, config.metadata.as_ref().map_or("", |m| m.name.as_str()))?;
     parts.annotate(&mut spec, image.name);
     Ok(Built { spec, stop_signal, user: user.to_cri() })
 }
@@ -227,15 +228,17 @@ impl Parts<'_> {
         let settings = self.settings;
         let name = self.config.metadata.as_ref().map_or("", |m| m.name.as_str());
         let class = |kind| class_of(kind, name, &self.config.annotations, &self.pod.config.annotations);
-        if let Some(class) = class("blockio") {
+        if let Some((class, _)) = class("blockio") {
             block_io(spec, settings, name, class)?;
         }
-        let ignore = settings.config.containerd.ignore_rdt_not_enabled_errors;
-        if let Some(class) = class("rdt").filter(|_| !ignore) {
-            return unsupported(format!(
-                "RDT disabled, refusing to set RDT class of container {name:?} to {class:?}: this build \
-                 knows no classes; containerd.ignore_rdt_not_enabled_errors = true runs it without"
-            ));
+        if let Some((class, origin)) = class("rdt") {
+            // Where there is no resctrl, that is to be told.
+            if settings.classes.rdt.enabled().is_ok()
+                && let Err(error) = settings.classes.rdt.allowed(class, origin)
+            {
+                return unsupported(format!("container {name:?}: {error}"));
+            }
+            object(spec, &["linux"]).insert("intelRdt".into(), json!({"closID": class}));
         }
         Ok(())
     }
@@ -274,6 +277,37 @@ pub fn block_io(spec: &mut Value, settings: &Settings, container: &str, class: &
         Err(error) => {
             return unsupported(format!("blockio class of container {container:?}: {error}"));
         }
+    }
+    Ok(())
+}
+
+/// Checks the RDT class of a container, whoever has named it: an adjustment, a device or an annotation. A class by name is
+/// a group that is there; one that comes with its own shares is the runtime's to make.
+pub fn rdt(spec: &mut Value, settings: &Settings, container: &str) -> Result<()> {
+    let Some(wanted) = spec.pointer("/linux/intelRdt").and_then(Value::as_object) else { return Ok(()) };
+    let class = wanted.get("closID").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let shares = ["schemata", "l3CacheSchema", "memBwSchema", "enableMonitoring", "enableCMT", "enableMBM"];
+    let checked = if shares.iter().any(|key| wanted.contains_key(*key)) {
+        settings.classes.rdt.enabled().map(|()| class.clone())
+    } else {
+        settings.classes.rdt.clos(&class)
+    };
+    match checked {
+        Ok(clos) if clos != class => {
+            object(spec, &["linux", "intelRdt"]).insert("closID".into(), clos.into());
+        }
+        Ok(_) => {}
+        Err(classes::Error::Disabled(why)) if settings.config.containerd.ignore_rdt_not_enabled_errors => {
+            object(spec, &["linux"]).remove("intelRdt");
+            settings.classes.leave_out_rdt(&why);
+        }
+        Err(classes::Error::Disabled(why)) => {
+            return unsupported(format!(
+                "RDT disabled, refusing to set RDT class of container {container:?} to {class:?}: {why}; \
+                 containerd.ignore_rdt_not_enabled_errors = true runs it without"
+            ));
+        }
+        Err(error) => return unsupported(format!("RDT class of container {container:?}: {error}")),
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub use annotations::matches;
-pub use container::{block_io, container};
+pub use container::{block_io, container, rdt};
 pub use host::Host;
 pub use image::Image;
 pub use namespaces::{IdMap, Mappings};
