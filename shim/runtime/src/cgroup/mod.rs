@@ -19,7 +19,7 @@ mod v2_limits;
 pub use devices::check as check_device_rules;
 pub use hierarchies::hierarchies;
 pub use oom::OomEvents;
-pub use systemd::{BusError, Scope};
+pub use systemd::{BusError, Properties, Scope};
 
 use crate::error::{Context, Error, Result};
 use crate::metrics::Metrics;
