@@ -110,7 +110,7 @@ impl Classes {
 
     /// None at all, because their plugin is not there.
     pub fn failed(why: String) -> Self {
-        Self { failed: Some(why), ..Self::default() }
+        Self { rdt: Rdt::failed(why.clone()), failed: Some(why), ..Self::default() }
     }
 
     /// A block I/O class as `linux.resources.blockIO`. *Disabled* where no file names any. Blocks.
@@ -206,8 +206,10 @@ mod tests {
         );
         let none = Classes::default().block_io("slow").unwrap_err();
         assert!(matches!(&none, Error::Disabled(why) if why.contains("blockio_config_file")), "{none}");
-        let failed = Classes::failed("it broke".into()).block_io("slow").unwrap_err();
-        assert!(matches!(&failed, Error::Disabled(why) if why == "it broke"), "{failed}");
+        let failed = Classes::failed("it broke".into());
+        for error in [failed.block_io("slow").unwrap_err(), failed.rdt.clos("slow").unwrap_err()] {
+            assert!(matches!(&error, Error::Disabled(why) if why == "it broke"), "{error}");
+        }
         let (_dir, broken) = with_file("Classes: [");
         assert!(broken.is_err());
     }

@@ -27,11 +27,13 @@ pub struct Rdt {
     /// Where the file system is mounted, if it is.
     mount: PathBuf,
     file: Option<File>,
+    /// Why there are no classes: without the file nobody knows who may name one.
+    failed: Option<String>,
 }
 
 impl Default for Rdt {
     fn default() -> Self {
-        Self { mount: MOUNT.into(), file: None }
+        Self { mount: MOUNT.into(), file: None, failed: None }
     }
 }
 
@@ -64,6 +66,11 @@ impl Rdt {
         Ok(rdt)
     }
 
+    /// No classes.
+    pub fn failed(why: String) -> Self {
+        Self { failed: Some(why), ..Self::default() }
+    }
+
     /// What of the file has no effect; to be logged when it has been read.
     pub fn ineffective(&self) -> Option<String> {
         let File { path, classes } = self.file.as_ref()?;
@@ -84,8 +91,11 @@ impl Rdt {
         ))
     }
 
-    /// *Disabled* where there is no resctrl.
+    /// *Disabled* where there is no resctrl, or where the file could not be read.
     pub fn enabled(&self) -> Result<(), Error> {
+        if let Some(why) = &self.failed {
+            return Err(Error::Disabled(why.clone()));
+        }
         if is_group(&self.mount) {
             return Ok(());
         }
