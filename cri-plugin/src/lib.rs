@@ -5,10 +5,12 @@
 //! - `state`: what is known of pods and containers, in memory and in the records.
 //! - `sandbox`, `container`: their lives, one file per step. `restore`: both after a restart.
 //! - `network`: what pods say to network plugins. `node`: what is said of the machine.
-//! - `spec`: the OCI runtime specification of a container. `io`: its streams and logs. `image`: images. `tar`: archives
-//!   written.
+//! - `spec`: the OCI runtime specification of a container. `classes`: what containers may name in place of limits. `yaml`:
+//!   the form of both's files.
+//! - `io`: streams and logs. `image`: images. `tar`: archives written.
 //! - `stats`, `events`: figures, and what happened.
 
+mod classes;
 mod config;
 mod container;
 mod cri;
@@ -25,6 +27,7 @@ mod spec;
 mod state;
 mod stats;
 mod tar;
+mod yaml;
 
 /// A named step: a test may stop, fail or kill the process here.
 macro_rules! step {

@@ -1,5 +1,6 @@
 //! Registers `io.containerd.cri.v1.images`, `io.containerd.cri.v1.runtime`, and `io.containerd.grpc.v1.cri`, which serves
-//! them. Without any of them the daemon is complete.
+//! them; and `io.containerd.service.v1.tasks-service`, the classes that their containers name. Without any of them the
+//! daemon is complete.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
@@ -15,6 +16,7 @@ use windlass_api::kinds::{GrpcKind, GrpcService};
 use windlass_core::registry::{InitContext, Kind, Plugin, Registration, unknown_keys};
 use windlass_core::{Context, Error, Result, kinds};
 
+use crate::classes::{self, Classes};
 use crate::config::{Config, Runtime, Server};
 use crate::container::Streaming;
 use crate::cri::{Cri, NAMESPACE};
@@ -45,6 +47,38 @@ impl Kind for CriKind {
 enum Part {
     Images(Arc<Images>),
     Runtime(Arc<Cri>),
+}
+
+/// containerd's plugins of type `io.containerd.service.v1`, of which this one has keys that mean something here.
+struct ServiceKind;
+
+impl Kind for ServiceKind {
+    const NAME: &'static str = "io.containerd.service.v1";
+    type Instance = Classes;
+}
+
+struct ClassesPlugin;
+
+impl Plugin for ClassesPlugin {
+    type Kind = ServiceKind;
+    const ID: &'static str = "tasks-service";
+
+    fn init(ctx: &InitContext) -> Result<Arc<Classes>> {
+        Ok(Arc::new(Classes::new(&ctx.config()?)?))
+    }
+
+    fn check(config: &Table) -> Result<Vec<String>> {
+        let parsed: classes::Config = config
+            .clone()
+            .try_into()
+            .map_err(|e| Error::invalid("configuration of classes").with_source(e))?;
+        parsed.validate()?;
+        Ok(unknown_keys(config, &Self::defaults()))
+    }
+
+    fn defaults() -> Table {
+        Table::try_from(classes::Config::default()).expect("a configuration is a table")
+    }
 }
 
 struct ImagesPlugin;
@@ -90,6 +124,7 @@ impl Plugin for RuntimePlugin {
         kinds::Runtime::NAME,
         kinds::Differ::NAME,
         kinds::Nri::NAME,
+        ServiceKind::NAME,
     ];
 
     fn close(instance: &Part) {
@@ -118,7 +153,7 @@ impl Plugin for RuntimePlugin {
             images: images.clone(),
             state: Default::default(),
             host: spec::Host::detect(),
-            settings: settings(&config)?,
+            settings: settings(&config, classes(ctx))?,
             users: Default::default(),
             networks: wait(Networks::new(&config, &root.join("cni")))?,
             differ: ctx.get::<kinds::Differ>(DIFFER).ok(),
@@ -267,11 +302,17 @@ fn make(dir: &Path) -> Result<()> {
     made.map_err(|e| Error::io(format!("make {}", dir.display()), e))
 }
 
+/// The classes. Where their plugin has failed, pods run all the same: only who names a class is told why there is none.
+fn classes(ctx: &InitContext) -> Arc<Classes> {
+    ctx.get::<ServiceKind>(ClassesPlugin::ID).unwrap_or_else(|error| Arc::new(Classes::failed(error.chain())))
+}
+
 /// What specifications are made with, by handler.
-fn settings(config: &Arc<Config>) -> Result<BTreeMap<String, spec::Settings>> {
+fn settings(config: &Arc<Config>, classes: Arc<Classes>) -> Result<BTreeMap<String, spec::Settings>> {
     let each = config.containerd.runtimes.iter().map(|(name, runtime)| {
         let made = spec::Settings {
             config: config.clone(),
+            classes: classes.clone(),
             runtime: runtime.clone(),
             base_runtime_spec: base_spec(&runtime.base_runtime_spec)
                 .map_err(|error| error.context(format!("containerd.runtimes.{name}.base_runtime_spec")))?,
@@ -300,6 +341,7 @@ fn base_spec(path: &str) -> Result<Option<Value>> {
     }
 }
 
+inventory::submit! { Registration::of::<ClassesPlugin>() }
 inventory::submit! { Registration::of::<ImagesPlugin>() }
 inventory::submit! { Registration::of::<RuntimePlugin>() }
 inventory::submit! { Registration::of::<CriPlugin>() }

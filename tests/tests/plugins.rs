@@ -43,6 +43,7 @@ const CRI: &[(&str, &str)] = &[
     ("io.containerd.cri.v1", "runtime"),
     ("io.containerd.grpc.v1", "cri"),
     ("io.containerd.nri.v1", "nri"),
+    ("io.containerd.service.v1", "tasks-service"),
 ];
 
 /// The plugins that are listed are these, and each has started.

@@ -19,6 +19,7 @@ pub struct Server {
     /// 0 for any that is free.
     pub stream_server_port: String,
     pub stream_idle_timeout: String,
+    /// With a certificate of the server's own making where none is named.
     pub enable_tls_streaming: bool,
     pub x509_key_pair_streaming: Tls,
 }
@@ -73,12 +74,10 @@ impl Server {
         let Tls { tls_cert_file, tls_key_file } = &self.x509_key_pair_streaming;
         let tls = match (self.enable_tls_streaming, tls_cert_file.as_str()) {
             (false, _) => None,
-            (true, "") => {
-                return Err(Error::unimplemented(
-                    "enable_tls_streaming needs a certificate: name one in x509_key_pair_streaming",
-                ));
+            (true, "") => Some(windlass_streaming::Tls::SelfMade),
+            (true, cert) => {
+                Some(windlass_streaming::Tls::Files { cert: cert.into(), key: tls_key_file.into() })
             }
-            (true, cert) => Some(windlass_streaming::Tls { cert: cert.into(), key: tls_key_file.into() }),
         };
         let idle = super::duration(&self.stream_idle_timeout)?;
         Ok(Settings {

@@ -165,15 +165,25 @@ impl Cri {
         if let Some(adjusted) = self.create_in_plugins(&plan.asked.sandbox, &seen, &mut made.spec).await? {
             let settings = self.settings(&plan.handler);
             spec::cdi::inject(&mut made.spec, &settings.config.cdi_spec_dirs, &adjusted.cdi_devices)?;
-            if let Some(class) = adjusted.blockio_class.as_deref().filter(|class| !class.is_empty()) {
-                return Err(Error::precondition(format!(
-                    "a plugin of NRI asks for blockio class {class:?}, and this build knows no classes: have the plugin \
-                     set limits instead"
-                )));
-            }
+            made.spec = self.classify(plan, made.spec, adjusted.blockio_class).await?;
             self.carry_out_later(adjusted.changes);
         }
         Ok(made)
+    }
+
+    /// Gives a container the block I/O class that a plugin asks for, and checks its RDT class, which is there already.
+    async fn classify(&self, plan: &Plan<'_>, mut spec: Value, block_io: Option<String>) -> Result<Value> {
+        let settings = self.settings(&plan.handler).clone();
+        let name = plan.asked.config.metadata.as_ref().map(|m| m.name.clone()).unwrap_or_default();
+        blocking(move || {
+            let block_io = block_io.filter(|class| !class.is_empty());
+            block_io
+                .map_or(Ok(()), |class| spec::block_io(&mut spec, &settings, &name, &class))
+                .and_then(|()| spec::rdt(&mut spec, &settings, &name))
+                .map_err(|error| Error::from(error).context("plugins of NRI have adjusted it"))?;
+            Ok(spec)
+        })
+        .await
     }
 
     /// The process whose PID namespace the container is to share.

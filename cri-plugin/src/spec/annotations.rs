@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use windlass_api::cri;
 
+use crate::classes::Origin;
+
 type Labels = BTreeMap<String, String>;
 
 /// What a specification is for.
@@ -140,12 +142,17 @@ fn class(pattern: &[char], c: Option<char>) -> Option<(usize, bool)> {
 }
 
 /// The class of a kind (`blockio`, `rdt`) that a container's own annotations ask for, or else its pod's.
-pub fn class_of<'a>(kind: &str, name: &str, container: &'a Labels, pod: &'a Labels) -> Option<&'a str> {
-    let found = container
-        .get(&format!("io.kubernetes.cri.{kind}-class"))
-        .or_else(|| pod.get(&format!("{kind}.resources.beta.kubernetes.io/container.{name}")))
-        .or_else(|| pod.get(&format!("{kind}.resources.beta.kubernetes.io/pod")))?;
-    (!found.is_empty()).then_some(found)
+pub fn class_of<'a>(
+    kind: &str,
+    name: &str,
+    container: &'a Labels,
+    pod: &'a Labels,
+) -> Option<(&'a str, Origin)> {
+    let own = || Some((container.get(&format!("io.kubernetes.cri.{kind}-class"))?, Origin::Container));
+    let of_pod =
+        |whose: &str| Some((pod.get(&format!("{kind}.resources.beta.kubernetes.io/{whose}"))?, Origin::Pod));
+    let (class, origin) = own().or_else(|| of_pod(&format!("container.{name}"))).or_else(|| of_pod("pod"))?;
+    (!class.is_empty()).then_some((class, origin))
 }
 
 #[cfg(test)]
@@ -199,9 +206,9 @@ mod tests {
             ("blockio.resources.beta.kubernetes.io/pod".into(), "pod".into()),
         ]);
         let none = Labels::new();
-        assert_eq!(class_of("blockio", "c", &container, &pod), Some("own"));
-        assert_eq!(class_of("blockio", "c", &none, &pod), Some("named"));
-        assert_eq!(class_of("blockio", "d", &none, &pod), Some("pod"));
+        assert_eq!(class_of("blockio", "c", &container, &pod), Some(("own", Origin::Container)));
+        assert_eq!(class_of("blockio", "c", &none, &pod), Some(("named", Origin::Pod)));
+        assert_eq!(class_of("blockio", "d", &none, &pod), Some(("pod", Origin::Pod)));
         assert_eq!(class_of("rdt", "d", &none, &pod), None);
     }
 

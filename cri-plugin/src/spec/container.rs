@@ -15,6 +15,7 @@ use super::{
     Image, Pod, ROOT, VERSION, Volume, apparmor, caps, cdi, devices, image, mounts, namespaces, process,
     resources, seccomp, selinux, signal, user,
 };
+use crate::classes;
 
 /// A specification, and what a container's record keeps of how it was made.
 #[derive(Debug)]
@@ -78,6 +79,7 @@ pub fn container(
     let user = user::resolve(&Asked::by_container(security)?, &parts.image.user, root)?;
     set_user(&mut spec, &user);
     cdi::inject(&mut spec, &settings.config.cdi_spec_dirs, &cdi::asked(settings, config)?)?;
+    rdt(&mut spec, settings, config.metadata.as_ref().map_or("", |m| m.name.as_str()))?;
     parts.annotate(&mut spec, image.name);
     Ok(Built { spec, stop_signal, user: user.to_cri() })
 }
@@ -218,25 +220,25 @@ impl Parts<'_> {
                 .clamp_oom_score_adj(asked.oom_score_adj, self.settings.config.restrict_oom_score_adj);
             object(spec, &["process"]).insert("oomScoreAdj".into(), score.into());
         }
-        self.classes()
+        self.classes(spec)
     }
 
-    /// Classes of block I/O and of cache, which annotations ask for, are not to be had.
-    fn classes(&self) -> Result<()> {
+    /// Classes of block I/O and of cache, which annotations ask for.
+    fn classes(&self, spec: &mut Value) -> Result<()> {
         let settings = self.settings;
         let name = self.config.metadata.as_ref().map_or("", |m| m.name.as_str());
         let class = |kind| class_of(kind, name, &self.config.annotations, &self.pod.config.annotations);
-        let ignored = &settings.config.containerd;
-        for (kind, what, ignore) in [
-            ("blockio", "blockio", ignored.ignore_blockio_not_enabled_errors),
-            ("rdt", "RDT", ignored.ignore_rdt_not_enabled_errors),
-        ] {
-            if let Some(class) = class(kind).filter(|_| !ignore) {
-                return unsupported(format!(
-                    "{what} disabled, refusing to set {what} class of container {name:?} to {class:?}: this build \
-                     knows no classes; containerd.ignore_{kind}_not_enabled_errors = true runs it without"
-                ));
+        if let Some((class, _)) = class("blockio") {
+            block_io(spec, settings, name, class)?;
+        }
+        if let Some((class, origin)) = class("rdt") {
+            // Where there is no resctrl, that is to be told.
+            if settings.classes.rdt.enabled().is_ok()
+                && let Err(error) = settings.classes.rdt.allowed(class, origin)
+            {
+                return unsupported(format!("container {name:?}: {error}"));
             }
+            object(spec, &["linux"]).insert("intelRdt".into(), json!({"closID": class}));
         }
         Ok(())
     }
@@ -255,6 +257,59 @@ impl Parts<'_> {
             .chain(own);
         object(spec, &["annotations"]).extend(all.map(|(k, v)| (k, v.into())));
     }
+}
+
+/// Gives a container the parameters of a block I/O class.
+pub fn block_io(spec: &mut Value, settings: &Settings, container: &str, class: &str) -> Result<()> {
+    match settings.classes.block_io(class) {
+        Ok(parameters) => drop(object(spec, &["linux", "resources"]).insert("blockIO".into(), parameters)),
+        Err(classes::Error::Disabled(why))
+            if settings.config.containerd.ignore_blockio_not_enabled_errors =>
+        {
+            settings.classes.leave_out_block_io(&why);
+        }
+        Err(classes::Error::Disabled(why)) => {
+            return unsupported(format!(
+                "blockio disabled, refusing to set blockio class of container {container:?} to {class:?}: {why}; \
+                 containerd.ignore_blockio_not_enabled_errors = true runs it without"
+            ));
+        }
+        Err(error) => {
+            return unsupported(format!("blockio class of container {container:?}: {error}"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the RDT class of a container, whoever has named it: an adjustment, a device or an annotation. A class by name is
+/// a group that is there; one that comes with its own shares is the runtime's to make.
+pub fn rdt(spec: &mut Value, settings: &Settings, container: &str) -> Result<()> {
+    let Some(wanted) = spec.pointer("/linux/intelRdt").and_then(Value::as_object) else { return Ok(()) };
+    let class = wanted.get("closID").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let shares = ["schemata", "l3CacheSchema", "memBwSchema", "enableMonitoring", "enableCMT", "enableMBM"];
+    let checked = if shares.iter().any(|key| wanted.contains_key(*key)) {
+        settings.classes.rdt.enabled().map(|()| class.clone())
+    } else {
+        settings.classes.rdt.clos(&class)
+    };
+    match checked {
+        Ok(clos) if clos != class => {
+            object(spec, &["linux", "intelRdt"]).insert("closID".into(), clos.into());
+        }
+        Ok(_) => {}
+        Err(classes::Error::Disabled(why)) if settings.config.containerd.ignore_rdt_not_enabled_errors => {
+            object(spec, &["linux"]).remove("intelRdt");
+            settings.classes.leave_out_rdt(&why);
+        }
+        Err(classes::Error::Disabled(why)) => {
+            return unsupported(format!(
+                "RDT disabled, refusing to set RDT class of container {container:?} to {class:?}: {why}; \
+                 containerd.ignore_rdt_not_enabled_errors = true runs it without"
+            ));
+        }
+        Err(error) => return unsupported(format!("RDT class of container {container:?}: {error}")),
+    }
+    Ok(())
 }
 
 #[cfg(test)]

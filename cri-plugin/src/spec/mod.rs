@@ -40,7 +40,8 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-pub use container::container;
+pub use annotations::matches;
+pub use container::{block_io, container, rdt};
 pub use host::Host;
 pub use image::Image;
 pub use namespaces::{IdMap, Mappings};

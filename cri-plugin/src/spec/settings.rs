@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::classes::Classes;
 use crate::config::{Config, Handler, Runtime};
 
 /// Configuration for the pods of one runtime handler. The default is that of the default configuration.
@@ -14,6 +15,7 @@ pub struct Settings {
     pub runtime: Runtime,
     /// What its `base_runtime_spec` names, read.
     pub base_runtime_spec: Option<Value>,
+    pub classes: Arc<Classes>,
 }
 
 impl Settings {

@@ -45,7 +45,7 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 async fn main() -> Result<(), AnyError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let tls = match arguments.as_slice() {
-        [flag, cert, key] if flag == "--tls" => Some(Tls { cert: cert.into(), key: key.into() }),
+        [flag, cert, key] if flag == "--tls" => Some(Tls::Files { cert: cert.into(), key: key.into() }),
         _ => None,
     };
     let echo = Echo::default();

@@ -18,6 +18,10 @@ pub(crate) enum Error {
     Key { path: PathBuf, source: rustls::pki_types::pem::Error },
     #[error("use the streaming certificate {} with the key {}", cert.display(), key.display())]
     Tls { cert: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("make a streaming certificate")]
+    SelfMade(#[from] rcgen::Error),
+    #[error("use the streaming certificate that was made")]
+    SelfMadeTls { source: rustls::Error },
     #[error("{0}")]
     Invalid(&'static str),
     #[error("maximum number of in-flight requests exceeded")]
@@ -42,7 +46,9 @@ impl From<Error> for windlass_core::Error {
             }
             Error::Invalid(_) => Class::InvalidArgument,
             Error::TooMany => Class::ResourceExhausted,
-            Error::Random(_) | Error::Join(_) => Class::Internal,
+            Error::SelfMade(_) | Error::SelfMadeTls { .. } | Error::Random(_) | Error::Join(_) => {
+                Class::Internal
+            }
         };
         let message = error.to_string();
         match std::error::Error::source(&error) {

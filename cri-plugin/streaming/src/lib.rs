@@ -83,11 +83,14 @@ impl Default for Settings {
     }
 }
 
-/// A certificate chain and its key, both PEM. Read once, when the server starts.
+/// Whose certificate the server shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
-    pub cert: PathBuf,
-    pub key: PathBuf,
+pub enum Tls {
+    /// A certificate chain and its key, both PEM. Read once, when the server starts.
+    Files { cert: PathBuf, key: PathBuf },
+    /// One that the server makes for itself when it starts, and keeps in memory alone: it hides what is said from those
+    /// who listen, and proves nothing to clients.
+    SelfMade,
 }
 
 /// A command to run in a container.

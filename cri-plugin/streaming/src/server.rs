@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -51,14 +52,15 @@ pub(crate) struct Shared {
 impl Server {
     /// Listens and serves until [`close`](Self::close).
     pub async fn start(settings: Settings, handler: Arc<dyn Handler>) -> Result<Self> {
+        let (listener, url_address) = listen(&settings.address, &settings.port).await?;
         let tls = match settings.tls.clone() {
             Some(tls) => {
-                let read = tokio::task::spawn_blocking(move || acceptor(&tls));
+                let host = url_address.ip().to_string();
+                let read = tokio::task::spawn_blocking(move || acceptor(&tls, &host));
                 Some(read.await.map_err(Error::from)??)
             }
             None => None,
         };
-        let (listener, url_address) = listen(&settings.address, &settings.port).await?;
         let base = format!("{}://{url_address}/", if tls.is_some() { "https" } else { "http" });
         let shared = Arc::new(Shared {
             handler,
@@ -177,25 +179,66 @@ fn node_address() -> IpAddr {
     Ipv4Addr::LOCALHOST.into()
 }
 
-/// Reads the certificate. Blocks.
-fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
-    let certificate = |source| Error::Certificate { path: tls.cert.clone(), source };
-    let chain = CertificateDer::pem_file_iter(&tls.cert)
+/// Reads the certificate, or makes one for `host`. Blocks.
+fn acceptor(tls: &Tls, host: &str) -> Result<TlsAcceptor, Error> {
+    let config = match tls {
+        Tls::Files { cert, key } => {
+            let unfit = |source| Error::Tls { cert: cert.clone(), key: key.clone(), source };
+            let (chain, key) = read(cert, key)?;
+            configured(chain, key).map_err(unfit)?
+        }
+        Tls::SelfMade => {
+            let (chain, key) = self_made(host)?;
+            configured(chain, key).map_err(|source| Error::SelfMadeTls { source })?
+        }
+    };
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn read(cert: &Path, key: &Path) -> Result<Pair, Error> {
+    let certificate = |source| Error::Certificate { path: cert.to_owned(), source };
+    let chain = CertificateDer::pem_file_iter(cert)
         .map_err(certificate)?
         .collect::<Result<Vec<_>, _>>()
         .map_err(certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key)
-        .map_err(|source| Error::Key { path: tls.key.clone(), source })?;
-    let unfit = |source| Error::Tls { cert: tls.cert.clone(), key: tls.key.clone(), source };
+    let key =
+        PrivateKeyDer::from_pem_file(key).map_err(|source| Error::Key { path: key.to_owned(), source })?;
+    Ok((chain, key))
+}
+
+/// A certificate for the names under which clients come: the URLs' host, the node's, and the loopback's.
+fn self_made(host: &str) -> Result<Pair, Error> {
+    // A node without a name has one less in its certificate.
+    let node = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let mut names: Vec<String> = Vec::new();
+    for name in [host, node.trim(), "localhost", "127.0.0.1", "::1"] {
+        // Whatever else a kernel calls its node is no name that a certificate could hold.
+        let fine = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+        if fine && !name.is_empty() && !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    let mut params = rcgen::CertificateParams::new(names)?;
+    params.distinguished_name.push(rcgen::DnType::CommonName, "windlass streaming server");
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?;
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    Ok((vec![certificate.der().clone()], key.into()))
+}
+
+fn configured(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<rustls::ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(unfit)?
+        .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(unfit)?;
+        .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(config)
 }
 
 /// Takes connections until the server stops.

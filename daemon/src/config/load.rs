@@ -11,9 +11,6 @@ use super::{Error, Warning, merge, migrate, schema};
 /// Most files that one configuration is made of.
 const MAX_FILES: usize = 1000;
 
-/// containerd's plugin that reads the files `blockio_config_file` and `rdt_config_file`.
-const TASKS_SERVICE: &str = "io.containerd.service.v1.tasks-service";
-
 /// All files in one, of the newest version, checked.
 #[derive(Debug, Default)]
 pub struct Config {
@@ -210,13 +207,6 @@ fn check_plugins(config: &mut Config, registrations: &[&'static Registration]) -
         if schema::SERVERS.iter().any(|(server, _)| *server == uri) {
             continue;
         }
-        if uri == TASKS_SERVICE {
-            for key in table.as_table().into_iter().flat_map(toml::Table::keys) {
-                let why = "this build knows no classes of block I/O and of RDT, ignored";
-                config.warnings.push(Warning::at(&config.document, &path(key), why));
-            }
-            continue;
-        }
         let Some(registration) = registrations.iter().find(|r| r.uri() == uri) else {
             config.warnings.push(Warning::at(
                 &config.document,
@@ -322,8 +312,7 @@ mod tests {
             "config.toml",
             "version = 4\n[grpc]\naddress = \"/g\"\n[ttrpc]\nuid = 1\n[metrics]\naddress = \"x\"\n\
              [debug]\nlevel = \"info\"\naddress = \"/d\"\n\
-             [timeouts]\n\"io.containerd.timeout.shim.load\" = \"9s\"\n\"io.containerd.timeout.bolt.open\" = \"1s\"\n\
-             [plugins.\"io.containerd.service.v1.tasks-service\"]\nblockio_config_file = \"/b\"\n",
+             [timeouts]\n\"io.containerd.timeout.shim.load\" = \"9s\"\n\"io.containerd.timeout.bolt.open\" = \"1s\"\n",
         )]);
         let lines: Vec<String> = loaded(&dir).unwrap().warnings.iter().map(ToString::to_string).collect();
         let file = dir.path().join("config.toml");
@@ -337,7 +326,6 @@ mod tests {
             "debug.address",
             "grpc.address",
             "metrics.address",
-            "plugins.\"io.containerd.service.v1.tasks-service\".blockio_config_file",
             "timeouts.\"io.containerd.timeout.bolt.open\"",
             "ttrpc.uid",
         ];

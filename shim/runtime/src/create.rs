@@ -4,7 +4,7 @@
 //! has been made is taken away again in the reverse order if anything fails.
 
 use crate::caps::Sets;
-use crate::cgroup::{self, Cgroup, Scope};
+use crate::cgroup::{self, Cgroup, Properties, Scope};
 use crate::child::init::{self, Init};
 use crate::child::message::{Order, Report, await_report, order, order_grouped};
 use crate::child::{Launch, scheduling};
@@ -13,6 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::hooks::{self, OciState};
 use crate::namespaces::Namespaces;
 use crate::options::{CreateOptions, OomScore, Stdio};
+use crate::resctrl;
 use crate::rootfs;
 use crate::seccomp::Filter;
 use crate::spec::{MAX_CONFIG, NamespaceKind, Process, Spec};
@@ -52,6 +53,10 @@ impl Drop for Undo {
 }
 
 fn read_config(options: &CreateOptions<'_>) -> Result<Spec> {
+    state::check_id(options.id)?;
+    if !options.bundle.is_absolute() {
+        return Err(Error::Spec(format!("bundle {} is not an absolute path", options.bundle.display())));
+    }
     match options.spec {
         Some(json) => Spec::parse(json),
         None => {
@@ -142,10 +147,6 @@ fn state_directory(root: &Path, id: &str) -> Result<PathBuf> {
 }
 
 pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
-    state::check_id(options.id)?;
-    if !options.bundle.is_absolute() {
-        return Err(Error::Spec(format!("bundle {} is not an absolute path", options.bundle.display())));
-    }
     let mut spec = read_config(&options)?;
     let Some(process) = spec.process.take() else { return Err(Error::Spec("process is missing".into())) };
     check(&spec, &process)?;
@@ -156,9 +157,7 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
         unknown.into_iter().map(|n| format!("capability {n} is unknown and left out")).collect();
     let rootfs = root_directory(&spec, options.bundle)?;
     let namespaces = Namespaces::plan(&spec.linux)?;
-    let path = &spec.linux.cgroups_path;
-    let scope = options.systemd_cgroup.then(|| Scope::plan(path, options.id)).transpose()?;
-    let cgroup = Cgroup::plan(path, options.id, scope.as_ref())?;
+    let Groups { cgroup, scope, properties, resctrl } = Groups::plan(&spec, &options)?;
     let sources = rootfs::open_sources(&spec, options.bundle, namespaces.joined_user())?;
     let mut undo = Undo::default();
     undo.state_dir = Some(state_directory(options.root, options.id)?);
@@ -212,9 +211,10 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
     undo.process = Some(pidfd);
     let pid = adopt(&spec, &namespaces, &channel, &mut undo, pid)?;
     if !early {
-        make_groups(&cgroup, scope.as_ref(), pid, &spec, &mut undo)?;
+        make_groups(&cgroup, scope.as_ref().map(|scope| (scope, properties)), pid, &spec, &mut undo)?;
     }
     cgroup.set(&spec.linux.resources, true)?;
+    resctrl.iter().try_for_each(|group| group.join(pid))?;
     // While the child is still root: another user's limits need CAP_SYS_RESOURCE, which a host may lack.
     scheduling::set_rlimits(pid, &process.rlimits)?;
     order_grouped(&channel, &cgroup.entries()?)?;
@@ -232,6 +232,7 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
         start_time: state::start_time(pid).unwrap_or(0),
         cgroup,
         scope,
+        resctrl,
         annotations: std::mem::take(&mut spec.annotations),
         poststop: std::mem::take(&mut spec.hooks.poststop),
     };
@@ -245,15 +246,45 @@ pub fn create(mut options: CreateOptions<'_>) -> Result<Container> {
     Ok(Container::created(state, dir, pidfd, channel, terminal, warnings, blueprint))
 }
 
+/// Where the container's processes will be. Nothing of it is made yet, but resctrl's group, which somebody else keeps.
+struct Groups {
+    cgroup: Cgroup,
+    scope: Option<Scope>,
+    /// What annotations say of the scope.
+    properties: Properties,
+    resctrl: Option<resctrl::Group>,
+}
+
+impl Groups {
+    fn plan(spec: &Spec, options: &CreateOptions<'_>) -> Result<Groups> {
+        let path = &spec.linux.cgroups_path;
+        let scope = options.systemd_cgroup.then(|| Scope::plan(path, options.id)).transpose()?;
+        let cgroup = Cgroup::plan(path, options.id, scope.as_ref())?;
+        let properties = match &scope {
+            Some(_) => Properties::of(&spec.annotations)?,
+            None => Properties::default(),
+        };
+        let rdt = spec.linux.intel_rdt.as_ref();
+        let resctrl = rdt.map(|rdt| resctrl::Group::find(options.resctrl, rdt)).transpose()?;
+        Ok(Groups { cgroup, scope, properties, resctrl })
+    }
+}
+
 /// Makes the groups for a process that is there.
-fn make_groups(cgroup: &Cgroup, scope: Option<&Scope>, pid: u32, spec: &Spec, undo: &mut Undo) -> Result<()> {
-    if let Some(scope) = scope {
+fn make_groups(
+    cgroup: &Cgroup,
+    scope: Option<(&Scope, Properties)>,
+    pid: u32,
+    spec: &Spec,
+    undo: &mut Undo,
+) -> Result<()> {
+    if let Some((scope, properties)) = scope {
         // Before that the unit may be another's; if it fails, what there is of it ends with the process.
-        scope.start(pid, &spec.linux.resources, cgroup.unified())?;
+        scope.start(pid, &spec.linux.resources, properties, cgroup.unified())?;
         undo.scope = Some(scope.clone());
     }
     undo.cgroup = Some(cgroup.clone());
-    if scope.is_some() && cgroup.unified() && !cgroup.pids()?.contains(&pid) {
+    if undo.scope.is_some() && cgroup.unified() && !cgroup.pids()?.contains(&pid) {
         let path = cgroup.directories().into_iter().next().map(|(_, path)| path).unwrap_or_default();
         return Err(Error::State(format!(
             "systemd cgroup driver: systemd has not put process {pid} into {}; it and this process may see different \

@@ -67,6 +67,7 @@ pub fn exec(container: &mut Container, mut options: ExecOptions<'_>) -> Result<C
     };
     drop(theirs);
     let mut undo = Undo(Some(pidfd));
+    container.state.resctrl.iter().try_for_each(|group| group.join(pid))?;
     // While the child is still root, as at creation.
     let limits = if process.rlimits.is_empty() { &blueprint.rlimits } else { &process.rlimits };
     scheduling::set_rlimits(pid, limits)?;

@@ -10,7 +10,7 @@
 //!
 //! - `create`, `exec`, `container`: the caller's side
 //! - `child`: what runs in the new process
-//! - `rootfs`, `namespaces`, `user_namespace`, `caps`, `seccomp`, `cgroup`: one kernel facility each
+//! - `rootfs`, `namespaces`, `user_namespace`, `caps`, `seccomp`, `cgroup`, `resctrl`: one kernel facility each
 //! - `spec`: the configuration; `sys`: system calls without policy
 
 mod caps;
@@ -24,6 +24,7 @@ mod hooks;
 pub mod metrics;
 mod namespaces;
 mod options;
+mod resctrl;
 mod rootfs;
 mod seccomp;
 mod spec;

@@ -47,6 +47,8 @@ pub struct CreateOptions<'a> {
     /// `cgroupsPath` has systemd's form `slice:prefix:name`, and systemd makes the group.
     pub systemd_cgroup: bool,
     pub oom_score: OomScore,
+    /// Where resctrl is mounted, if it is.
+    pub resctrl: &'a Path,
 }
 
 impl<'a> CreateOptions<'a> {
@@ -62,6 +64,7 @@ impl<'a> CreateOptions<'a> {
             no_new_keyring: false,
             systemd_cgroup: false,
             oom_score: OomScore::Strict,
+            resctrl: Path::new(crate::resctrl::MOUNT),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::cgroup::{Cgroup, Scope};
 use crate::error::{Context, Error, Result};
+use crate::resctrl;
 use crate::spec::Hook;
 use crate::sys::{errno, file};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct State {
     /// Where the groups are systemd's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
+    /// Where its processes belong to a group of resctrl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<resctrl::Group>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -103,6 +107,7 @@ mod tests {
             start_time: 2,
             cgroup: serde_json::from_str(r#"{"v1":[]}"#).unwrap(),
             scope: None,
+            resctrl: None,
             annotations: BTreeMap::new(),
             poststop: vec![],
         };

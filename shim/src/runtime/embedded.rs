@@ -60,15 +60,12 @@ impl Embedded {
 
     fn make(&self, child: Child) -> Result<oci::Container> {
         let container = oci::Container::create(oci::CreateOptions {
-            id: &self.id,
-            bundle: &self.bundle,
-            spec: None,
-            root: &self.root,
             stdio: stdio(child),
             no_pivot_root: self.no_pivot_root,
             no_new_keyring: self.no_new_keyring,
             systemd_cgroup: self.systemd_cgroup,
             oom_score: oci::OomScore::Clamp,
+            ..oci::CreateOptions::new(&self.id, &self.bundle, &self.root)
         })
         .map_err(|error| failed("OCI runtime create failed", &error))?;
         for warning in container.warnings() {

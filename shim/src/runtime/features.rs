@@ -8,7 +8,7 @@ pub fn embedded_features() -> Vec<u8> {
         concat!(
             r#"{{"ociVersionMin":"1.0.0","ociVersionMax":"1.2.1","hooks":{},"mountOptions":{},"linux":{{"namespaces":{},"#,
             r#""capabilities":{},"cgroup":{{"v1":true,"v2":true,"systemd":true,"systemdUser":false,"rdma":true}},"#,
-            r#""seccomp":{},"apparmor":{},"selinux":{},"mountExtensions":{{"idmap":{}}}}}}}"#
+            r#""seccomp":{},"apparmor":{},"selinux":{},"mountExtensions":{{"idmap":{}}}}},"potentiallyUnsafeConfigAnnotations":["org.systemd.property."]}}"#
         ),
         list(HOOKS),
         list(MOUNT_OPTIONS),

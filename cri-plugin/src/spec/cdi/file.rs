@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::yaml;
 use crate::spec::error::{Error, Result};
+use crate::yaml;
 
 const MAX_FILE: u64 = 4 << 20;
 const MAX_FILES: usize = 1024;
@@ -159,8 +159,11 @@ fn read(path: &Path) -> Result<File> {
 
 /// Reads and checks one file.
 pub fn parse(text: &str, json: bool) -> Result<File, String> {
-    let value: Value =
-        if json { serde_json::from_str(text).map_err(|e| e.to_string())? } else { yaml::parse(text)? };
+    let value: Value = if json {
+        serde_json::from_str(text).map_err(|e| e.to_string())?
+    } else {
+        yaml::parse(text).map_err(|e| e.to_string())?
+    };
     let file = File::deserialize(without_null(value)).map_err(|e| e.to_string())?;
     file.validate()?;
     Ok(file)

@@ -5,7 +5,6 @@
 
 mod edits;
 mod file;
-mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -304,6 +304,95 @@ fn annotations_cannot_stand_in_for_ours() {
     assert!(all.get("other/a").is_none());
 }
 
+const BLOCKIO: &str = "io.kubernetes.cri.blockio-class";
+
+#[test]
+fn a_blockio_class_becomes_parameters() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("classes.yaml");
+    std::fs::write(&file, "Classes: {slow: [{Weight: 20}], free: []}").unwrap();
+    let blockio_config_file = file.to_string_lossy().into_owned();
+    let classes = classes::Classes::new(&classes::Config { blockio_config_file, ..Default::default() });
+    let mut case = Case::new(Security::default());
+    case.settings.classes = classes.unwrap().into();
+    case.pod.annotations.insert("blockio.resources.beta.kubernetes.io/pod".into(), "slow".into());
+    let spec = case.spec();
+    assert_eq!(spec["linux"]["resources"]["blockIO"], json!({"weight": 20}));
+    assert_eq!(spec["linux"]["resources"]["cpu"]["shares"], 2);
+    case.config.annotations.insert(BLOCKIO.into(), "free".into());
+    assert_eq!(case.spec()["linux"]["resources"]["blockIO"], json!({}));
+    // A class that is not there is an error also for those who do without any.
+    case.settings.config = Settings::with(|config, _| {
+        config.containerd.ignore_blockio_not_enabled_errors = true;
+    })
+    .config;
+    case.config.annotations.insert(BLOCKIO.into(), "gold".into());
+    let error = case.build(|_| {}, None).unwrap_err().to_string();
+    assert!(error.contains("\"gold\"") && error.contains(&*file.to_string_lossy()), "{error}");
+}
+
+#[test]
+fn an_rdt_class_is_a_group_that_is_there() {
+    let mount = classes::rdt::fake(&["gold", "silver"]);
+    let file = mount.path().join("rdt.yaml");
+    let denied = "{kubernetes: {denyPodAnnotation: true}}";
+    std::fs::write(&file, format!("partitions: {{p: {{classes: {{silver: {denied}}}}}}}")).unwrap();
+    let mut case = Case::new(Security::default());
+    case.settings.classes = classes::Classes::of_rdt(mount.path(), &file.to_string_lossy()).into();
+    let mut with = |class: &str, container: bool| {
+        case.config.annotations.clear();
+        case.pod.annotations.clear();
+        match container {
+            true => case.config.annotations.insert("io.kubernetes.cri.rdt-class".into(), class.into()),
+            false => case
+                .pod
+                .annotations
+                .insert("rdt.resources.beta.kubernetes.io/container.c".into(), class.into()),
+        };
+        case.build(|_| {}, None)
+            .map(|built| built.spec["linux"]["intelRdt"].clone())
+            .map_err(|e| e.to_string())
+    };
+    assert_eq!(with("gold", false), Ok(json!({"closID": "gold"})));
+    assert_eq!(with("silver", true), Ok(json!({"closID": "silver"})));
+    assert_eq!(with("system/default", true), Ok(json!({"closID": "/"})));
+    assert_eq!(with("", true), Ok(Value::Null));
+    let error = with("silver", false).unwrap_err();
+    assert!(error.contains("denyPodAnnotation") && error.contains("rdt.yaml"), "{error}");
+    let error = with("bronze", true).unwrap_err();
+    assert!(
+        error.contains("no control group \"bronze\"") && error.contains(&*mount.path().to_string_lossy()),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_rdt_class_is_checked_whoever_names_it() {
+    let mount = classes::rdt::fake(&["gold"]);
+    let settings =
+        Settings { classes: classes::Classes::of_rdt(mount.path(), "").into(), ..Settings::default() };
+    let none = Settings {
+        classes: classes::Classes::of_rdt(&mount.path().join("nosuch"), "").into(),
+        ..Settings::default()
+    };
+    let mut ignoring = Settings::with(|config, _| config.containerd.ignore_rdt_not_enabled_errors = true);
+    ignoring.classes = none.classes.clone();
+    let check = |settings: &Settings, wanted: Value| {
+        let mut spec = json!({"linux": {"intelRdt": wanted, "seccomp": 1}});
+        rdt(&mut spec, settings, "c").map(|()| spec["linux"].clone()).map_err(|e| e.to_string())
+    };
+    assert!(check(&settings, json!({"closID": "gold"})).is_ok());
+    assert!(check(&settings, json!({"closID": "other"})).unwrap_err().contains("\"other\""));
+    // Made by the runtime, with what it says.
+    assert!(check(&settings, json!({"closID": "other", "schemata": ["L3:0=f"]})).is_ok());
+    for wanted in [json!({"closID": "gold"}), json!({"schemata": ["L3:0=f"]})] {
+        let error = check(&none, wanted.clone()).unwrap_err();
+        assert!(error.contains("RDT disabled") && error.contains("mount -t resctrl"), "{error}");
+        assert_eq!(check(&ignoring, wanted), Ok(json!({"seccomp": 1})));
+    }
+    assert!(check(&none, Value::Null).is_ok());
+}
+
 #[test]
 fn classes_need_configuration() {
     let with = |key: &str, value: &str| {
@@ -311,7 +400,7 @@ fn classes_need_configuration() {
         case.config.annotations.insert(key.into(), value.into());
         case
     };
-    let (blockio, rdt) = ("io.kubernetes.cri.blockio-class", "io.kubernetes.cri.rdt-class");
+    let (blockio, rdt) = (BLOCKIO, "io.kubernetes.cri.rdt-class");
     let error = |case: &Case| case.build(|_| {}, None).unwrap_err().to_string();
     for (key, words, remedy) in [
         (blockio, "blockio disabled, refusing", "containerd.ignore_blockio_not_enabled_errors"),

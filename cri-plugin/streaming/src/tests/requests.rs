@@ -95,18 +95,13 @@ async fn heads_are_bounded_in_size_and_time() {
 
 #[tokio::test]
 async fn streams_run_over_tls() {
-    use rustls::pki_types::ServerName;
-
     let directory = tempfile::tempdir().unwrap();
     let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
     let pair = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     std::fs::write(&cert, pair.cert.pem()).unwrap();
     std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
-    let tls = Tls { cert, key: key.clone() };
+    let tls = Tls::Files { cert, key: key.clone() };
     let daemon = daemon_with(Settings { tls: Some(tls.clone()), ..Settings::default() }).await;
-    let url = daemon.exec(&["both"]);
-    assert!(url.starts_with("https://127.0.0.1:"), "{url}");
-
     let mut roots = rustls::RootCertStore::empty();
     roots.add(pair.cert.der().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -115,11 +110,87 @@ async fn streams_run_over_tls() {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    exec_over_tls(&daemon, config).await.unwrap();
+
+    std::fs::write(&key, "no key").unwrap();
+    let settings = Settings { tls: Some(tls), ..Settings::default() };
+    let error = Server::start(settings, Arc::new(Echo::default())).await.err().unwrap();
+    assert!(error.is(windlass_core::Class::FailedPrecondition), "{}", error.chain());
+    assert!(error.chain().contains("key.pem"), "{}", error.chain());
+}
+
+/// Takes any certificate, and keeps it.
+#[derive(Debug, Default)]
+struct Anyone(std::sync::Mutex<Vec<u8>>);
+
+impl rustls::client::danger::ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        end_entity: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        *self.0.lock().unwrap() = end_entity.to_vec();
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, signed, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_made_where_none_is_named() {
+    let provider = || Arc::new(rustls::crypto::ring::default_provider());
+    let client = || {
+        rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap()
+    };
+    let settings = || Settings { tls: Some(Tls::SelfMade), ..Settings::default() };
+    let (daemon, anyone) = (daemon_with(settings()).await, Arc::new(Anyone::default()));
+    let config = client().dangerous().with_custom_certificate_verifier(anyone.clone()).with_no_client_auth();
+    exec_over_tls(&daemon, config).await.unwrap();
+    // It is good for the name in the URL, to who trusts it; nobody else does, and no other server has it.
+    let shown = anyone.0.lock().unwrap().clone();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(shown.into()).unwrap();
+    let config = || client().with_root_certificates(roots.clone()).with_no_client_auth();
+    exec_over_tls(&daemon, config()).await.unwrap();
+    let other = daemon_with(settings()).await;
+    assert!(exec_over_tls(&other, config()).await.is_err());
+}
+
+/// Runs a command through a WebSocket over TLS.
+async fn exec_over_tls(daemon: &Daemon, config: rustls::ClientConfig) -> std::io::Result<()> {
+    use rustls::pki_types::ServerName;
+
+    let url = daemon.exec(&["both"]);
+    assert!(url.starts_with("https://127.0.0.1:"), "{url}");
     let (address, path) = split(&url);
     let stream = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let mut stream = connector.connect(name, stream).await.unwrap();
+    let mut stream = connector.connect(name, stream).await?;
     let head = format!(
         "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -131,12 +202,7 @@ async fn streams_run_over_tls() {
     }
     let seen = String::from_utf8_lossy(&seen);
     assert!(seen.contains("101") && seen.contains("to stdout") && seen.contains("to stderr"), "{seen}");
-
-    std::fs::write(&key, "no key").unwrap();
-    let settings = Settings { tls: Some(tls), ..Settings::default() };
-    let error = Server::start(settings, Arc::new(Echo::default())).await.err().unwrap();
-    assert!(error.is(windlass_core::Class::FailedPrecondition), "{}", error.chain());
-    assert!(error.chain().contains("key.pem"), "{}", error.chain());
+    Ok(())
 }
 
 #[tokio::test]

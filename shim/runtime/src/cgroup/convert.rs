@@ -1,7 +1,7 @@
 //! Values that both versions share, and v1 values in terms of v2.
 
 use crate::error::{Error, Result};
-use crate::spec::RdmaLimit;
+use crate::spec::{BlockIo, RdmaLimit};
 
 pub fn pids_max(limit: i64) -> String {
     match limit {
@@ -47,6 +47,19 @@ pub fn cpu_weight(shares: u64) -> u64 {
 /// `blkio.weight` (10..=1000) as `io.weight` (1..=10000).
 pub fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight).max(10) - 10) * 9999 / 990
+}
+
+/// An error where weights are asked for and the kernel has no file for them.
+pub fn check_weights(block: &BlockIo, files: [(&str, bool); 2]) -> Result<()> {
+    let asked = block.weight.into_iter().chain(block.weight_device.iter().filter_map(|device| device.weight));
+    if files.iter().any(|(_, there)| *there) || asked.into_iter().all(|weight| weight == 0) {
+        return Ok(());
+    }
+    let [(first, _), (second, _)] = files;
+    Err(Error::Unsupported(format!(
+        "blockIO.weight: this kernel weighs no block I/O (there is neither {first} nor {second} in the group): give a disk \
+         the scheduler bfq, or leave weights out"
+    )))
 }
 
 /// The sum of memory and swap, which v1 limits, as the limit of swap alone. None: leave it.

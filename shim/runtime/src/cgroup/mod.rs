@@ -19,7 +19,7 @@ mod v2_limits;
 pub use devices::check as check_device_rules;
 pub use hierarchies::hierarchies;
 pub use oom::OomEvents;
-pub use systemd::{BusError, Scope};
+pub use systemd::{BusError, Properties, Scope};
 
 use crate::error::{Context, Error, Result};
 use crate::metrics::Metrics;
@@ -230,6 +230,9 @@ fn unique(pids: impl IntoIterator<Item = u32>) -> Vec<u32> {
     let mut seen = HashSet::new();
     pids.into_iter().filter(|pid| seen.insert(*pid)).collect()
 }
+
+#[cfg(test)]
+mod block_io_tests;
 
 #[cfg(test)]
 mod tests {

@@ -165,7 +165,10 @@ fn set_cpu(groups: &Groups, cpu: &Cpu) -> Result<()> {
 fn set_block_io(groups: &Groups, block: &BlockIo) -> Result<()> {
     let dir = groups.dir("blkio")?;
     // The scheduler that is in use decides under which name its weight goes.
-    let prefix = if dir.exists("blkio.weight") { "blkio" } else { "blkio.bfq" };
+    let plain = dir.exists("blkio.weight");
+    let prefix = if plain { "blkio" } else { "blkio.bfq" };
+    let bfq = ("blkio.bfq.weight", dir.exists("blkio.bfq.weight"));
+    super::convert::check_weights(block, [("blkio.weight", plain), bfq])?;
     if let Some(weight) = block.weight.filter(|&w| w != 0) {
         dir.write(&format!("{prefix}.weight"), weight.to_string())?;
     }

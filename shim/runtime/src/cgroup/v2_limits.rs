@@ -1,6 +1,6 @@
 //! Limits as v2 files take them.
 
-use super::convert::{check_usage, cpu_weight, io_weight, pids_max, rdma_max, swap_max};
+use super::convert::{check_usage, check_weights, cpu_weight, io_weight, pids_max, rdma_max, swap_max};
 use super::dir::Dir;
 use crate::error::{Error, Result};
 use crate::spec::{BlockIo, Cpu, Memory, Resources};
@@ -122,6 +122,7 @@ fn set_cpu(dir: &Dir, cpu: &Cpu) -> Result<()> {
 
 fn set_io(dir: &Dir, block: &BlockIo) -> Result<()> {
     let bfq = dir.exists("io.bfq.weight");
+    check_weights(block, [("io.weight", dir.exists("io.weight")), ("io.bfq.weight", bfq)])?;
     if let Some(weight) = block.weight.filter(|&w| w != 0) {
         if bfq {
             dir.write("io.bfq.weight", weight.to_string())?;

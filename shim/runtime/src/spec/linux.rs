@@ -32,7 +32,7 @@ pub struct Linux {
     pub readonly_paths: Vec<String>,
     #[serde(default, deserialize_with = "null")]
     pub mount_label: String,
-    pub intel_rdt: Option<serde::de::IgnoredAny>,
+    pub intel_rdt: Option<IntelRdt>,
     pub memory_policy: Option<MemoryPolicy>,
     pub personality: Option<Personality>,
     #[serde(default, deserialize_with = "null")]
@@ -97,6 +97,25 @@ pub struct Device {
 pub struct NetDevice {
     #[serde(default, deserialize_with = "null")]
     pub name: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IntelRdt {
+    #[serde(default, rename = "closID", deserialize_with = "null")]
+    pub clos_id: String,
+    #[serde(default, deserialize_with = "null")]
+    pub schemata: Vec<String>,
+    #[serde(default, deserialize_with = "null")]
+    pub l3_cache_schema: String,
+    #[serde(default, deserialize_with = "null")]
+    pub mem_bw_schema: String,
+    #[serde(default, deserialize_with = "null")]
+    pub enable_monitoring: bool,
+    #[serde(default, rename = "enableCMT", deserialize_with = "null")]
+    pub enable_cmt: bool,
+    #[serde(default, rename = "enableMBM", deserialize_with = "null")]
+    pub enable_mbm: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -30,16 +30,6 @@ impl Spec {
                 return bad(format!("sysctl {name} has a line break in its value"));
             }
         }
-        if self.linux.intel_rdt.is_some() && !std::path::Path::new("/sys/fs/resctrl/schemata").exists() {
-            return Err(Error::Unsupported(
-                "intelRdt is configured, but Intel RDT is not enabled here".into(),
-            ));
-        }
-        if self.linux.intel_rdt.is_some() {
-            return Err(Error::Unsupported(
-                "intelRdt is not supported by the embedded runtime; use runc".into(),
-            ));
-        }
         let hooks = &self.hooks;
         let lists = [
             &hooks.prestart,

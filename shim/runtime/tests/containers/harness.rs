@@ -18,6 +18,8 @@ pub struct Bundle {
     pub id: String,
     pub no_pivot_root: bool,
     pub clamp: bool,
+    /// What is taken for the mount of resctrl.
+    pub resctrl: Option<PathBuf>,
 }
 
 pub struct Output {
@@ -91,7 +93,7 @@ impl Bundle {
                 "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
             }
         });
-        Bundle { dir, spec, id, no_pivot_root: false, clamp: false }
+        Bundle { dir, spec, id, no_pivot_root: false, clamp: false, resctrl: None }
     }
 
     pub fn sh(script: &str) -> Bundle {
@@ -152,6 +154,9 @@ impl Bundle {
         options.spec = Some(&json);
         options.stdio = stdio;
         options.no_pivot_root = self.no_pivot_root;
+        if let Some(mount) = &self.resctrl {
+            options.resctrl = mount;
+        }
         if self.clamp {
             options.oom_score = windlass_oci_runtime::OomScore::Clamp;
         }

@@ -8,6 +8,8 @@ use windlass_oci_runtime::{Metrics, Stdio};
 
 pub const TESTS: &[Test] = &[
     ("group_limits", group_limits),
+    ("block_io", block_io),
+    ("cache_groups", cache_groups),
     ("updates", updates),
     ("figures", figures),
     ("out_of_memory", out_of_memory),
@@ -50,6 +52,72 @@ fn group_limits() {
         assert_eq!(control(bundle, "", "", "cpu.max"), "50000 100000");
         assert_eq!(control(bundle, "", "", "cpu.weight"), "59");
     }
+}
+
+/// `major:minor` of some disk.
+fn disk() -> (u64, u64) {
+    let disks = fs::read_dir("/sys/block").unwrap().flatten();
+    let read = |e: fs::DirEntry| fs::read_to_string(e.path().join("dev")).ok();
+    let text = disks.filter_map(read).next().expect("there is a block device");
+    let (major, minor) = text.trim().split_once(':').unwrap();
+    (major.parse().unwrap(), minor.parse().unwrap())
+}
+
+fn block_io() {
+    let (major, minor) = disk();
+    let mut bundle = Bundle::new();
+    let at = |rate: u64| json!([{"major": major, "minor": minor, "rate": rate}]);
+    bundle.spec["linux"]["resources"]["blockIO"] = json!({
+        "throttleReadBpsDevice": at(1 << 30), "throttleWriteBpsDevice": at(2 << 30),
+        "throttleReadIOPSDevice": at(30_000), "throttleWriteIOPSDevice": at(40_000),
+    });
+    let running = Running::new(bundle);
+    let bundle = &running.bundle;
+    for (file, key, rate) in [
+        ("read_bps", "rbps", 1 << 30),
+        ("write_bps", "wbps", 2 << 30),
+        ("read_iops", "riops", 30_000),
+        ("write_iops", "wiops", 40_000u64),
+    ] {
+        let found = control(bundle, "blkio", &format!("blkio.throttle.{file}_device"), "io.max");
+        let device = format!("{major}:{minor} ");
+        let wanted = if v1() { format!("{device}{rate}") } else { format!("{key}={rate}") };
+        assert!(found.starts_with(&device) && found.contains(&wanted), "{file}: {found}");
+    }
+    let weight = json!({"blockIO": {"weight": 80}});
+    let updated = running.container.update(weight.to_string().as_bytes());
+    let there = |name: &str| running.bundle.groups().iter().any(|group| group.join(name).exists());
+    if ["blkio.weight", "blkio.bfq.weight", "io.bfq.weight", "io.weight"].into_iter().any(there) {
+        updated.unwrap();
+    } else {
+        assert!(updated.unwrap_err().report().contains("scheduler bfq"));
+    }
+}
+
+fn cache_groups() {
+    let mut bundle = Bundle::new();
+    bundle.spec["linux"]["intelRdt"] = json!({"closID": "gold"});
+    let mount = bundle.dir.path().join("resctrl");
+    bundle.resctrl = Some(mount.clone());
+    assert!(bundle.refused().contains("mount -t resctrl"));
+    for dir in [mount.clone(), mount.join("gold")] {
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("schemata"), "").unwrap();
+        fs::write(dir.join("tasks"), "").unwrap();
+    }
+    bundle.spec["linux"]["intelRdt"]["closID"] = json!("silver");
+    assert!(bundle.refused().contains("no control group \"silver\""));
+    bundle.spec["linux"]["intelRdt"]["closID"] = json!("gold");
+    let mut running = Running::new(bundle);
+    let tasks = || fs::read_to_string(mount.join("gold/tasks")).unwrap();
+    assert_eq!(tasks(), running.container.pid().to_string());
+    // What is added later joins as well, whoever has loaded the container.
+    let process = running.process("true");
+    fs::write(mount.join("gold/tasks"), "").unwrap();
+    let child = running.exec_child(&process, Stdio::Null).unwrap();
+    assert_eq!(tasks(), child.pid.to_string());
+    assert_eq!(wait(&child.pidfd), 0);
+    assert_eq!(fs::read_to_string(mount.join("tasks")).unwrap(), "");
 }
 
 fn updates() {

@@ -48,6 +48,33 @@ func TestAdjust(t *testing.T) {
 	s.Equal("annotation", spec["annotations"].(map[string]any)["example.com/nri"], "was here")
 }
 
+// A class is looked up when a plugin names it: its parameters are in the cgroup, and one that is not there is refused.
+func TestClasses(t *testing.T) {
+	s := begin(t)
+	pod := s.pod()
+	p := newPlugin("10-classes").join(s)
+	a := &api.ContainerAdjustment{}
+	p.onCreate = func(*api.PodSandbox, *api.Container) (*api.ContainerAdjustment, error) { return a, nil }
+	a.SetLinuxBlockIOClass("slow")
+	_, number, err := disk()
+	s.Ok(err)
+	limits := pod.run().sh("cat /sys/fs/cgroup/blkio/blkio.throttle.read_bps_device 2>/dev/null || cat /sys/fs/cgroup/io.max")
+	s.Has(limits, number+" ")
+	s.Has(limits, "300000000")
+	a.SetLinuxBlockIOClass("nosuch")
+	if _, err := pod.try(); err == nil || !strings.Contains(err.Error(), "nosuch") {
+		s.Errorf("error is %v", err)
+	}
+	if peer { // which leaves it to the runtime
+		return
+	}
+	a = &api.ContainerAdjustment{}
+	a.SetLinuxRDTClass("nosuch")
+	if _, err := pod.try(); err == nil || !strings.Contains(err.Error(), "RDT") || !strings.Contains(err.Error(), "nosuch") {
+		s.Errorf("error is %v", err)
+	}
+}
+
 // The next plugin, by index, sees what the one before has made; both may not set the same.
 func TestTwo(t *testing.T) {
 	s := begin(t)

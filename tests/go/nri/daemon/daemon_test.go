@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,6 +61,8 @@ func suite(m *testing.M) (code int, err error) {
   plugin_config_path = "@DIR@/conf.d"
   plugin_request_timeout = "%s"
   plugin_registration_timeout = "10s"
+[plugins."io.containerd.service.v1.tasks-service"]
+  blockio_config_file = "@DIR@/classes.yaml"
 `, requestTimeout))
 	if err != nil {
 		return 0, err
@@ -85,6 +88,19 @@ func suite(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
+// disk is the name of a whole disk, and its number as cgroups write it.
+func disk() (name, number string, err error) {
+	all, err := filepath.Glob("/sys/block/*/dev")
+	for _, path := range all {
+		name = filepath.Base(filepath.Dir(path))
+		text, err := os.ReadFile(path)
+		if _, missing := os.Stat("/dev/" + name); err == nil && missing == nil {
+			return name, strings.TrimSpace(string(text)), nil
+		}
+	}
+	return "", "", errors.Join(err, errors.New("there is no disk in /dev"))
+}
+
 // install puts this program where the daemon looks for plugins.
 func install() error {
 	self, err := os.Executable()
@@ -93,7 +109,9 @@ func install() error {
 	}
 	at := func(name string) string { return filepath.Join(daemon.Dir, name) }
 	reports, err = net.Listen("unix", at("report"))
-	return errors.Join(err,
+	name, _, err2 := disk()
+	classes := fmt.Sprintf("Classes:\n  slow:\n  - Devices: [/dev/%s]\n    ThrottleReadBps: 300M\n", name)
+	return errors.Join(err, err2, os.WriteFile(at("classes.yaml"), []byte(classes), 0o600),
 		os.Mkdir(at("plugins"), 0o700),
 		os.Mkdir(at("conf.d"), 0o700),
 		os.WriteFile(at("conf.d/installed.conf"), []byte(at("report")), 0o600),

@@ -1,20 +1,25 @@
 //! Groups that systemd makes: a transient scope for each container, so that systemd knows the group and leaves it alone.
 //!
-//! - `wire`, `bus`: how systemd is talked to. `properties`: limits in its words
+//! - `wire`, `typed`, `bus`: how systemd is talked to. `properties`: limits in its words. `annotations`: what
+//!   else a scope is told
 //!
 //! Nothing here writes a control file: the group is used like any other once the scope is there. One connection serves one
 //! operation, and none is kept.
 
+mod annotations;
 mod bus;
 mod properties;
+mod typed;
 mod wire;
 
+pub use annotations::Properties;
 pub use bus::BusError;
 
 use crate::error::{Error, Result};
 use crate::spec::Resources;
 use bus::{Addresses, Bus};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use wire::{Value, Writer};
@@ -86,12 +91,19 @@ impl Scope {
         expand(&self.slice).unwrap_or_default().join(&self.unit)
     }
 
-    /// Makes the scope with this process in it, and its slices. Returns when all is there.
-    pub fn start(&self, pid: u32, resources: &Resources, unified: bool) -> Result<()> {
-        self.start_at(&addresses(), pid, resources, unified)
+    /// Makes the scope with this process in it, and its slices. Returns when all is there. Limits count more than `more`.
+    pub fn start(&self, pid: u32, resources: &Resources, more: Properties, unified: bool) -> Result<()> {
+        self.start_at(&addresses(), pid, resources, more, unified)
     }
 
-    fn start_at(&self, at: &Addresses<'_>, pid: u32, resources: &Resources, unified: bool) -> Result<()> {
+    fn start_at(
+        &self,
+        at: &Addresses<'_>,
+        pid: u32,
+        resources: &Resources,
+        more: Properties,
+        unified: bool,
+    ) -> Result<()> {
         let mut all = vec![
             ("Description", Value::Text(format!("container {}", self.unit))),
             ("Slice", Value::Text(self.slice.clone())),
@@ -107,10 +119,15 @@ impl Scope {
         ];
         // systemd has a default for units that say nothing; a container that was given no limit has none. The last one counts.
         all.push(("TasksMax", Value::Number(u64::MAX)));
-        all.extend(properties::of(resources, unified)?);
+        let mut limits = properties::of(resources, unified)?;
         if !unified {
-            all.extend(properties::of_devices(&resources.devices)?);
+            limits.extend(properties::of_devices(&resources.devices)?);
         }
+        let owned = |properties: Vec<wire::Property>| {
+            properties.into_iter().map(|(name, value)| (Cow::Borrowed(name), value))
+        };
+        let more = more.0.into_iter().map(|(name, value)| (Cow::Owned(name), value));
+        let all: Vec<_> = owned(all).chain(more).chain(owned(limits)).collect();
         let mut body = Writer::default();
         body.text(&self.unit);
         body.text("replace");

@@ -132,8 +132,14 @@ fn scope() -> Scope {
 }
 
 fn start(systemd: &Systemd) -> Result<()> {
+    start_with(systemd, &[])
+}
+
+fn start_with(systemd: &Systemd, annotations: &[(&str, &str)]) -> Result<()> {
     let resources: Resources = serde_json::from_str(r#"{"memory":{"limit":4096}}"#).unwrap();
-    systemd.with(|at| scope().start_at(at, 42, &resources, true))
+    let annotations = annotations.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned()));
+    let more = Properties::of(&annotations.collect())?;
+    systemd.with(|at| scope().start_at(at, 42, &resources, more, true))
 }
 
 #[test]
@@ -184,6 +190,36 @@ fn a_scope_is_made() {
     for word in ["PIDs", "Delegate", "DefaultDependencies", "a-b.slice", "MemoryMax", "TasksAccounting"] {
         assert!(body.windows(word.len()).any(|w| w == word.as_bytes()), "{word}");
     }
+}
+
+#[test]
+fn annotations_name_more_properties() {
+    let done = || vec![Say::Job("/job/1"), Say::Ended("/job/1", UNIT, "done")];
+    let systemd = Systemd::new(vec![done()]);
+    let annotations = [
+        ("org.systemd.property.TimeoutStopSec", "7"),
+        ("org.systemd.property.After", "['x.service']"),
+        ("org.systemd.property.MemoryMax", "uint64 1"),
+        ("org.example.property.CollectMode", "'never'"),
+    ];
+    start_with(&systemd, &annotations).unwrap();
+    let (_, body) = systemd.calls().remove(0);
+    let at = |word: &str| body.windows(word.len()).rposition(|w| w == word.as_bytes());
+    assert!(at("TimeoutStopUSec").is_some() && at("x.service").is_some());
+    assert!(at("TimeoutStopSec").is_none() && at("never").is_none());
+    // The container's own limit comes last, and the last one counts.
+    let limit = [&b"MemoryMax\0"[..], &b"\x01t\0"[..]].concat();
+    let last = body.windows(limit.len()).rposition(|w| w == limit).unwrap();
+    let value = (last + limit.len()).next_multiple_of(8);
+    assert_eq!(body[value..value + 8], 4096u64.to_ne_bytes());
+    // What is wrong is told before systemd is asked.
+    let nobody = Systemd::new(vec![]);
+    let error = start_with(&nobody, &[("org.systemd.property.After", "x.service")]).unwrap_err();
+    assert!(
+        error.report().contains("annotation org.systemd.property.After=x.service: "),
+        "{}",
+        error.report()
+    );
 }
 
 #[test]

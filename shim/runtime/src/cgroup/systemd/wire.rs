@@ -3,6 +3,8 @@
 //! Own code, not a crate: what there is brings an executor or a macro's parser along, and the shim, of which there is one
 //! per pod, stays small. Nothing here does I/O; what is read is of any size and shape, and is checked.
 
+use super::typed::{Typed, alignment};
+
 /// The values of a unit's properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
@@ -12,6 +14,8 @@ pub enum Value {
     Bytes(Vec<u8>),
     Pids(Vec<u32>),
     Pairs(Vec<(String, String)>),
+    /// What somebody else has put into words.
+    Typed(Typed),
 }
 
 pub type Property = (&'static str, Value);
@@ -66,6 +70,29 @@ impl Writer {
         self.0[length_at..length_at + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
+    fn aligned<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.pad(N);
+        self.0.extend(bytes);
+    }
+
+    fn typed(&mut self, value: &Typed) {
+        match value {
+            Typed::Byte(n) => self.0.push(*n),
+            Typed::Int16(n) => self.aligned(n.to_ne_bytes()),
+            Typed::Uint16(n) => self.aligned(n.to_ne_bytes()),
+            Typed::Int32(n) => self.aligned(n.to_ne_bytes()),
+            Typed::Uint32(n) => self.aligned(n.to_ne_bytes()),
+            Typed::Int64(n) => self.aligned(n.to_ne_bytes()),
+            Typed::Uint64(n) | Typed::Double(n) => self.aligned(n.to_ne_bytes()),
+            Typed::Bool(on) => self.number(u32::from(*on)),
+            Typed::Text(text) | Typed::Path(text) => self.text(text),
+            Typed::Signature(signature) => self.signature(signature),
+            Typed::List { element, items } => {
+                self.array(alignment(element), |w| items.iter().for_each(|item| w.typed(item)));
+            }
+        }
+    }
+
     fn variant(&mut self, value: &Value) {
         match value {
             Value::Bool(on) => {
@@ -99,15 +126,19 @@ impl Writer {
                     }
                 });
             }
+            Value::Typed(value) => {
+                self.signature(&value.signature());
+                self.typed(value);
+            }
         }
     }
 
     /// `a(sv)`
-    pub fn properties(&mut self, properties: &[Property]) {
+    pub fn properties<N: AsRef<str>>(&mut self, properties: &[(N, Value)]) {
         self.array(8, |w| {
             for (name, value) in properties {
                 w.pad(8);
-                w.text(name);
+                w.text(name.as_ref());
                 w.variant(value);
             }
         });
@@ -329,6 +360,34 @@ mod tests {
             b"\x01\0\0\0u\0\0\0\x29\0\0\0\0\0\0\0\
               \x01\0\0\0A\0\x01t\0\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\
               \x01\0\0\0B\0\x02ay\0\0\0\x01\0\0\0\x03"
+        );
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn values_of_any_type_are_aligned() {
+        let written = |value: Typed| {
+            let mut w = Writer::default();
+            w.variant(&Value::Typed(value));
+            w.0
+        };
+        let list = |element: &str, items: Vec<Typed>| Typed::List { element: element.into(), items };
+        assert_eq!(written(Typed::Byte(7)), b"\x01y\0\x07");
+        assert_eq!(written(Typed::Int16(-2)), b"\x01n\0\0\xfe\xff");
+        assert_eq!(written(Typed::Uint16(1)), b"\x01q\0\0\x01\0");
+        assert_eq!(written(Typed::Int32(-1)), b"\x01i\0\0\xff\xff\xff\xff");
+        assert_eq!(written(Typed::Uint32(1)), b"\x01u\0\0\x01\0\0\0");
+        assert_eq!(written(Typed::Int64(-1)), b"\x01x\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff");
+        assert_eq!(written(Typed::Double(1f64.to_bits())), b"\x01d\0\0\0\0\0\0\0\0\0\0\0\0\xf0\x3f");
+        assert_eq!(written(Typed::Bool(true)), b"\x01b\0\0\x01\0\0\0");
+        assert_eq!(written(Typed::Path("/".into())), b"\x01o\0\0\x01\0\0\0/\0");
+        assert_eq!(written(Typed::Signature("as".into())), b"\x01g\0\x02as\0");
+        let texts = vec![Typed::Text("a".into()), Typed::Text("b".into())];
+        assert_eq!(written(list("s", texts)), b"\x02as\0\x0e\0\0\0\x01\0\0\0a\0\0\0\x01\0\0\0b\0");
+        assert_eq!(written(list("t", vec![Typed::Uint64(1)])), b"\x02at\0\x08\0\0\0\x01\0\0\0\0\0\0\0");
+        assert_eq!(
+            written(list("ay", vec![list("y", vec![Typed::Byte(5)]), list("y", vec![])])),
+            b"\x03aay\0\0\0\0\x0c\0\0\0\x01\0\0\0\x05\0\0\0\0\0\0\0"
         );
     }
 
