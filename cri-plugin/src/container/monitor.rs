@@ -71,12 +71,14 @@ impl Cri {
                 io.close().await;
             }
         };
-        let ((), written) = tokio::join!(drained, self.write_end(container, &status));
+        // Not before it is written down: with its task the shim forgets how the container ended.
+        let written =
+            async { self.write_end(container, &status).await.then(|| self.spawn_deletion(&container.id)) };
+        let ((), deletion) = tokio::join!(drained, written);
         container.set_status(status);
-        if !written {
+        if deletion.is_none() {
             self.write_end_later(container);
         }
-        let deletion = written.then(|| self.spawn_deletion(&container.id));
         self.stopped_in_plugins(container).await;
         self.tell(container, cri::ContainerEventType::ContainerStoppedEvent).await;
         if let Some(deletion) = deletion {
