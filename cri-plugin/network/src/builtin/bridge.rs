@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use serde_json::Value;
@@ -19,10 +19,10 @@ use super::settings::{Bridge, is_link_name, valid_attachments};
 use super::{Rules, blocking, file};
 use crate::cni::{Answer, Interface, Ip, Net, Parameters, Route, Version};
 use crate::namespaces::inside;
-use crate::netlink::route::{Link, Mac, Pair, Routes};
+use crate::netlink::route::{Changes, Link, Mac, Pair, Routes};
 
-/// How long a pod's cable may take to carry, looked at ever less often.
-const CARRIER: [u64; 12] = [0, 1, 1, 2, 4, 8, 16, 32, 64, 128, 250, 500];
+/// How long a pod's cable may take to carry.
+const CARRIER: Duration = Duration::from_secs(2);
 
 pub struct Call {
     pub network: Bridge,
@@ -33,6 +33,8 @@ pub struct Call {
 /// What the host's side of an addition came to.
 struct Attached {
     routes: Routes,
+    /// Since before the pod's end came up.
+    changes: Changes,
     bridge: Interface,
     host: String,
     ips: Vec<Ip>,
@@ -82,7 +84,8 @@ impl Call {
             }
         }
         let bridge = self.link(&mut routes, &network.bridge)?;
-        Ok(Attached { routes, bridge: shown(&network.bridge, bridge.mac, ""), host, ips })
+        let changes = Changes::follow().map_err(Problem::kernel("follow", "the links"))?;
+        Ok(Attached { routes, changes, bridge: shown(&network.bridge, bridge.mac, ""), host, ips })
     }
 
     fn link(&self, routes: &mut Routes, name: &str) -> Result<Link, Problem> {
@@ -198,7 +201,7 @@ impl Call {
             let added = routes.add_route(link.index, route.dst, gateway);
             added.map_err(Problem::kernel("add a route to", words))?;
         }
-        let host = self.carrying(&mut attached.routes, &attached.host)?;
+        let host = self.carrying(&mut attached)?;
         let answer = Answer {
             interfaces: vec![
                 attached.bridge,
@@ -212,15 +215,19 @@ impl Call {
         answer.to_json(Version::V100).map_err(Problem::Config)
     }
 
-    fn carrying(&self, routes: &mut Routes, host: &str) -> Result<Link, Problem> {
-        for pause in CARRIER {
-            std::thread::sleep(Duration::from_millis(pause));
-            let link = self.link(routes, host)?;
+    fn carrying(&self, attached: &mut Attached) -> Result<Link, Problem> {
+        let begun = Instant::now();
+        loop {
+            let link = self.link(&mut attached.routes, &attached.host)?;
+            let left = CARRIER.saturating_sub(begun.elapsed());
             if link.carries {
                 return Ok(link);
             }
+            if left.is_zero() {
+                return Err(Problem::Down(attached.host.clone()));
+            }
+            attached.changes.wait(left).map_err(Problem::kernel("wait for", &attached.host))?;
         }
-        Err(Problem::Down(host.to_owned()))
     }
 
     /// Takes away whatever there is of the pod: its interface, its addresses, and the rules with the network's last one.

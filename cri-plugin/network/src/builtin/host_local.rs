@@ -50,6 +50,10 @@ impl Owner<'_> {
 
 impl Store {
     /// Waits for whoever holds the lock, but no longer than `limit`.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the kernel has no lock on files that is waited for with a limit"
+    )]
     pub fn open(data_dir: &Path, network: &str, limit: Duration) -> Result<Self, Problem> {
         let dir = data_dir.join(network);
         fs::create_dir_all(&dir).map_err(file("make", &dir))?;

@@ -59,7 +59,7 @@ impl Range {
 }
 
 /// All addresses of a set once, beginning behind the one that was given away last.
-pub fn after<'a>(set: &'a [Range], last: Option<IpAddr>) -> impl Iterator<Item = (&'a Range, IpAddr)> {
+pub fn after(set: &[Range], last: Option<IpAddr>) -> impl Iterator<Item = (&Range, IpAddr)> {
     let place = last.and_then(|last| Some((set.iter().position(|range| range.has(last))?, last)));
     let (first, from) = match place {
         // Behind the last of a range comes the first of the next.

@@ -1,9 +1,13 @@
 //! Links, addresses and routes of the network namespace that a [`Routes`] was made in (rtnetlink(7)).
 
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 use super::{CREATE, DUMP, EXCLUSIVE, Message, REPLACE, Request, Socket};
 use crate::cni::Net;
@@ -31,6 +35,8 @@ const IFA_F_NODAD: u32 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+
+const RTMGRP_LINK: u32 = 1;
 
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
@@ -100,6 +106,37 @@ pub struct Pair<'a> {
     pub peer_ns: BorrowedFd<'a>,
     /// Nought for the kernel's own.
     pub mtu: u32,
+}
+
+/// Tells of every change of a link.
+pub struct Changes(OwnedFd);
+
+impl Changes {
+    /// Of the calling thread's network namespace.
+    pub fn follow() -> Result<Self, Errno> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, RTMGRP_LINK))?;
+        Ok(Self(fd))
+    }
+
+    /// Waits for the next one, but no longer than `limit`. What it was is to be looked at.
+    pub fn wait(&self, limit: Duration) -> Result<(), Errno> {
+        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&limit)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let mut buffer = [0; 4096];
+        loop {
+            match rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty()) {
+                // More than the kernel kept, or than fits: it is not read anyhow.
+                Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
 }
 
 pub struct Routes(Socket);
