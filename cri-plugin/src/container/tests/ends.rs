@@ -60,5 +60,5 @@ async fn a_task_that_no_record_names_is_taken_down() {
     stack.restarted().await;
     until(|| stack.tasks.calls().contains(&"delete ghost".to_owned())).await;
     assert_eq!(stack.found(&known).phase(), Phase::Running);
-    assert_eq!(stack.cri.tasks.ids(&stack.cri.cx).await, [known.id.clone()]);
+    assert_eq!(stack.cri.tasks.ids(&stack.cri.cx).await, std::slice::from_ref(&known.id));
 }
