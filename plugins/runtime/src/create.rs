@@ -68,6 +68,9 @@ impl Inner {
         drop(held);
         let created = async {
             features::check(&self.launcher, &options).await?;
+            if options.take_checkpoint {
+                options.checkpoint = task.bundle.take_checkpoint(&options.checkpoint)?;
+            }
             self.create_in_shim(&task, options).await
         };
         match created.await {
