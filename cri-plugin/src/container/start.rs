@@ -57,7 +57,9 @@ impl Cri {
             step!("container.start.started");
             Ok(status)
         };
-        match started.await {
+        let started = started.await;
+        self.forget_checkpoint(container).await;
+        match started {
             Ok(status) => {
                 container.set_status(status);
                 self.watch(container);
@@ -122,6 +124,7 @@ impl Cri {
         let sandbox = self.ready_sandbox(&container.record.sandbox_id)?;
         self.check_target(container)?;
         let (record, rootfs) = tokio::try_join!(self.written(id), self.rootfs(container))?;
+        self.restore_log(container).await;
         let io = self.make_io(container).await?;
         container.set_io(Some(io.clone()));
         step!("container.start.io");
@@ -132,6 +135,7 @@ impl Cri {
             rootfs,
             io: io.io(),
             sandbox_id: sandbox.id.clone(),
+            checkpoint: self.images_of(container),
             ..CreateOptions::default()
         };
         let pid = self.tasks.create(&self.cx, id, options).await?;
