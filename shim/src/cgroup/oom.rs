@@ -79,6 +79,17 @@ impl OomEvents {
         Ok(if kills > self.kills.replace(kills) { News::Killed } else { News::Nothing })
     }
 
+    /// Whether there was a kill that no news were of yet, asked when the container has ended. Version 2 holds
+    /// notifications back for up to 10 ms after another one, and a limit that is hit is told of before the kill: the count
+    /// is looked at in any case.
+    pub fn last(&self) -> bool {
+        if matches!(self.take(), Ok(News::Killed)) {
+            return true;
+        }
+        let kills = self.count();
+        kills > self.kills.replace(kills)
+    }
+
     fn count(&self) -> u64 {
         let mut kills = 0;
         if self.unified {
@@ -89,5 +100,30 @@ impl OomEvents {
             });
         }
         kills
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_that_is_not_notified_yet_is_found_at_the_end() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let dir = std::env::temp_dir().join(format!("windlass-oom-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("memory.events"), "max 1\noom_kill 1\n").unwrap();
+        let events = OomEvents::of(&Cgroup::V2(dir.clone())).unwrap();
+        assert!(!events.last(), "that was before");
+        // Another file in its place is no change of the one that is watched, as long as that one is somewhere.
+        std::fs::hard_link(dir.join("memory.events"), dir.join("kept")).unwrap();
+        std::fs::write(dir.join("new"), "max 1\noom_kill 2\n").unwrap();
+        std::fs::rename(dir.join("new"), dir.join("memory.events")).unwrap();
+        assert_eq!(events.take().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(events.last());
+        assert!(!events.last(), "it is told once");
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(!events.last());
     }
 }
