@@ -377,7 +377,7 @@ mod tests {
             let said = refused(&one(text));
             assert!(said.contains(word), "{text}: {said}");
         }
-        let global = archive(&[("g", b'g', b"11 path=abc\n"), ("a", b'0', b"")]);
+        let global = archive(&[("g", b'g', b"12 path=abc\n"), ("a", b'0', b"")]);
         assert!(refused(&global).contains("global"), "{}", refused(&global));
         let large = archive(&[("x", b'x', &vec![b' '; MAX_EXTENDED as usize + 1])]);
         assert!(refused(&large).contains("too large"));

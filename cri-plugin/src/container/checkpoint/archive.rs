@@ -114,11 +114,9 @@ struct Sink<'a> {
 
 /// Takes an archive apart into the directory `dir`, which is made. Blocks. On an error, some of it may be there.
 pub(super) fn unpack_file(archive: &Path, dir: &Path) -> Result<Config> {
-    let failed = |e| match e {
-        e if io::Error::kind(&e) == io::ErrorKind::NotFound => {
-            Error::not_found(format!("checkpoint {} is not there", archive.display()))
-        }
-        e => Error::io(format!("open {}", archive.display()), e),
+    let failed = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Error::not_found(format!("checkpoint {} is not there", archive.display())),
+        _ => Error::io(format!("open {}", archive.display()), e),
     };
     // Opening a fifo must not wait.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(archive);
@@ -157,7 +155,7 @@ pub(super) fn unpack_tree(root: &Path, dir: &Path) -> Result<Config> {
 
 impl<'a> Sink<'a> {
     fn new(dir: &'a Path) -> Result<Self> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.parent().unwrap_or(dir));
+        let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(dir.parent().unwrap_or(dir));
         made.and_then(|()| fs::DirBuilder::new().mode(0o700).create(dir))
             .map_err(|e| Error::io(format!("make {}", dir.display()), e))?;
         let free = rustix::fs::statvfs(dir)
@@ -469,12 +467,13 @@ mod tests {
     #[test]
     fn what_there_is_no_room_for_is_refused_before_it_is_written() {
         let root = tempfile::tempdir().unwrap();
-        let mut sink = Sink::new(&root.path().join("restore")).unwrap();
+        let dir = root.path().join("restore");
+        let mut sink = Sink::new(&dir).unwrap();
         sink.room = 10;
         sink.take("checkpoint/a.img", Kind::File, 8, &mut &[0; 8][..]).unwrap();
         let error = sink.take("checkpoint/b.img", Kind::File, 1 << 40, &mut io::repeat(0)).unwrap_err();
         assert!(error.is(Class::ResourceExhausted) && error.message().contains("b.img"), "{error}");
-        assert_eq!(names(&root.path().join("restore")), ["checkpoint", "checkpoint/a.img"]);
+        assert_eq!(names(&dir), ["checkpoint", "checkpoint/a.img"]);
     }
 
     #[test]

@@ -12,8 +12,11 @@ mod criu;
 mod make;
 mod restore;
 
+use windlass_api::convert::any;
+use windlass_api::runc;
 use windlass_core::{Error, Result};
 
+use crate::config::Handler;
 use crate::cri::Cri;
 
 pub(super) use restore::Restored;
@@ -33,7 +36,7 @@ impl Cri {
             return Err(Error::precondition("checkpoints are switched off by enable_criu = false"));
         }
         let handler = self.handler(handler)?;
-        if handler.is_ours() && handler.binary().is_empty() {
+        if handler.is_ours() && handler.binary().is_empty() && self.is_embedded(&handler).await? {
             return Err(Error::unimplemented(format!(
                 "runtime handler {:?} is the embedded runtime, which does no checkpoints: use a handler whose option \
                  BinaryName is runc, with criu installed",
@@ -41,5 +44,13 @@ impl Cri {
             )));
         }
         criu::check().await
+    }
+
+    /// Whether the runtime is the embedded one, where the handler names none: the daemon's configuration may name one for
+    /// all of them.
+    async fn is_embedded(&self, handler: &Handler<'_>) -> Result<bool> {
+        let info = self.tasks.runtime_info(&self.runtime(handler)).await?;
+        let Some(options) = info.options.filter(any::is::<runc::Options>) else { return Ok(true) };
+        Ok(any::unpack::<runc::Options>(&options)?.binary_name.is_empty())
     }
 }
