@@ -35,7 +35,8 @@ impl Tasks {
     pub(super) fn init_ended(self: &Rc<Self>, container: &Rc<Container>, exit: Exit) {
         container.init_gone.set(true);
         // At once: systemd removes the group, and the count with it, as soon as nobody is in it.
-        let killed = container.oom.borrow().as_ref().is_some_and(|oom| oom.last());
+        let sigkill = exit.status == 128 + libc::SIGKILL as u32;
+        let killed = container.oom.borrow().as_ref().is_some_and(|oom| oom.last(sigkill));
         let (tasks, container) = (Rc::clone(self), Rc::clone(container));
         spawn_local(async move {
             if container.shares_pids
@@ -50,7 +51,7 @@ impl Tasks {
                 log::error!("resume {}, whose init was killed while paused: {error}", container.id);
             }
             let oom = container.oom.borrow().clone();
-            if killed || oom.is_some_and(|oom| oom.last()) {
+            if killed || oom.is_some_and(|oom| oom.last(sigkill)) {
                 tasks.send_oom(&container.id);
             }
             tasks.process_ended(&container, &container.init, exit);
