@@ -55,6 +55,7 @@ pub struct Config {
     pub stats_collect_period: String,
     pub stats_retention_period: String,
     pub enable_criu: bool,
+    /// Containers may be made of checkpoints.
     pub enable_experimental_restore_via_create: bool,
     /// Ours.
     pub pause: Pause,
@@ -125,12 +126,6 @@ impl Config {
     /// Keys that are set and do nothing, and why.
     fn ineffective(&self) -> Vec<(&'static str, &'static str)> {
         let mut found = Vec::new();
-        if self.enable_experimental_restore_via_create {
-            found.push((
-                "enable_experimental_restore_via_create",
-                "containers are not restored from checkpoints here",
-            ));
-        }
         if !self.ignore_deprecation_warnings.is_empty() {
             found.push(("ignore_deprecation_warnings", "there are no such warnings here"));
         }
@@ -219,12 +214,10 @@ mod tests {
     #[test]
     fn keys_without_effect_are_named() {
         assert_eq!(Config::default().ineffective(), []);
-        let config: Config = toml::from_str(
-            "enable_experimental_restore_via_create = true\nignore_deprecation_warnings = ['x']",
-        )
-        .expect("the table is well formed");
+        let config: Config =
+            toml::from_str("ignore_deprecation_warnings = ['x']").expect("the table is well formed");
         let keys: Vec<_> = config.ineffective().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["enable_experimental_restore_via_create", "ignore_deprecation_warnings"]);
+        assert_eq!(keys, ["ignore_deprecation_warnings"]);
     }
 
     #[test]

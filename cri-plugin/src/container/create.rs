@@ -2,7 +2,8 @@
 //!
 //! The record comes before the snapshot that it names, so that no collection takes the snapshot away; a start that finds
 //! a record without one clears it away. Where the users of an image are not known yet, its files are needed for the
-//! specification: then a record that says so holds the place of the whole one.
+//! specification: then a record that says so holds the place of the whole one. So it does where a checkpoint's changes
+//! have to go into the snapshot.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,15 +46,23 @@ impl Cri {
 
     async fn create(self: Arc<Self>, request: cri::CreateContainerRequest) -> Result<String> {
         let begun = Instant::now();
-        let asked = self.check_asked(request)?;
+        let mut asked = self.check_asked(request)?;
         let reservation = match self.state.containers.reserve(&asked.name).await {
             Reserved::Taken(container) => return adopt(&container, &asked),
             Reserved::New(reservation) => reservation,
         };
         let id = new_id()?;
-        let failed = |error: Error| error.context(format!("create container {}", asked.name));
+        let name = asked.name.clone();
+        let failed = |error: Error| error.context(format!("create container {name}"));
+        let restored = self.unpack_checkpoint(&id, &mut asked).await.map_err(failed)?;
         let _hold = self.hold_plugins().await;
-        let plan = self.plan_container(&id, &asked).map_err(failed)?;
+        let plan = match self.plan_container(&id, &asked, restored.as_ref()) {
+            Ok(plan) => plan,
+            Err(error) => {
+                self.discard_checkpoint(&id).await;
+                return Err(failed(error));
+            }
+        };
         let made = async {
             step!("container.create.reserved");
             let made = self.make(&plan).await?;
@@ -87,7 +96,7 @@ impl Cri {
         let chain = plan.image.chain_id.as_str();
         let known = self.users.of(chain);
         let (made, record, status) = match known {
-            Some(users) => {
+            Some(users) if plan.restored.is_none() => {
                 let made = self.specify(plan, volumes, users).await?;
                 let (record, status) = self.describe(plan, &made);
                 self.write_container(plan, &record, &status, &made.spec).await?;
@@ -95,14 +104,19 @@ impl Cri {
                 self.prepare(plan).await?;
                 (made, record, status)
             }
-            None => {
+            known => {
                 let creating = ContainerStatus { creating: true, ..Default::default() };
                 let (record, _) = self.describe(plan, &Made { spec: json!({}), stop_signal: 0, user: None });
                 self.write_container(plan, &record, &creating, &json!({})).await?;
                 step!("container.create.begun");
                 let rootfs = self.prepare(plan).await?;
-                let (cri, chain) = (self.clone(), chain.to_owned());
-                let users = blocking(move || Ok(cri.users.read(&chain, &rootfs))).await?;
+                let users = match known {
+                    Some(users) => users,
+                    None => self.read_users(chain, &rootfs).await?,
+                };
+                if let Some(restored) = plan.restored {
+                    self.apply_changes(restored, rootfs).await?;
+                }
                 let made = self.specify(plan, volumes, users).await?;
                 let (record, status) = self.describe(plan, &made);
                 self.finish_record(plan, &record, &status, &made.spec).await?;
@@ -113,6 +127,11 @@ impl Cri {
         step!("container.create.snapshot");
         self.fill_volumes(plan).await?;
         Ok(Container::new(plan.id.to_owned(), record, status))
+    }
+
+    async fn read_users(self: &Arc<Self>, chain: &str, rootfs: &[Mount]) -> Result<users::Image> {
+        let (cri, chain, rootfs) = (self.clone(), chain.to_owned(), rootfs.to_vec());
+        blocking(move || Ok(cri.users.read(&chain, &rootfs))).await
     }
 
     async fn prepare(&self, plan: &Plan<'_>) -> Result<Vec<Mount>> {
@@ -217,6 +236,7 @@ impl Cri {
             stop_signal: made.stop_signal,
             user: made.user.clone(),
             snapshotter: plan.snapshotter.clone(),
+            asked: plan.restored.map(|restored| restored.asked.clone()),
         };
         let status = ContainerStatus {
             resources: Some(spec::resources_status(&made.spec)),

@@ -4,7 +4,8 @@
 //!   an image knows.
 //! - `start`, `monitor`: a task made and started, its end awaited and written down.
 //! - `stop`, `remove`: ended, and gone. `restore`: all of them after a restart.
-//! - `exec`, `stream`: processes beside the container's own, and clients attached to either. `checkpoint`, `criu`: its state in a file.
+//! - `exec`, `stream`: processes beside the container's own, and clients attached to either. `checkpoint`: its state in a
+//!   file, and a container made of that.
 //! - `list`, `status`, `update`, `logs`, `happened`: told, changed, and told of.
 //! - `nri`: how plugins of the node resource interface see it.
 //!
@@ -14,7 +15,6 @@
 mod checkpoint;
 mod copy;
 mod create;
-mod criu;
 mod exec;
 mod happened;
 mod list;

@@ -8,6 +8,7 @@ use windlass_api::cri;
 use windlass_core::validate::MAX_LABEL;
 use windlass_core::{Error, Labels, Result, snapshot};
 
+use super::checkpoint::Restored;
 use super::volumes::{self, Volume};
 use super::{logs, name};
 use crate::config::Handler;
@@ -39,6 +40,8 @@ pub(super) struct Plan<'a> {
     pub(super) image_config: Value,
     pub(super) labels: Labels,
     pub(super) volumes: Vec<Volume>,
+    /// The checkpoint that it is made of.
+    pub(super) restored: Option<&'a Restored>,
 }
 
 impl Cri {
@@ -56,16 +59,19 @@ impl Cri {
     }
 
     /// Everything that can be known before anything is made.
-    pub(super) fn plan_container<'a>(&'a self, id: &'a str, asked: &'a Asked) -> Result<Plan<'a>> {
+    pub(super) fn plan_container<'a>(
+        &'a self,
+        id: &'a str,
+        asked: &'a Asked,
+        restored: Option<&'a Restored>,
+    ) -> Result<Plan<'a>> {
         let reference = asked.config.image.as_ref().map_or("", |image| image.image.as_str());
-        let image = self.images.resolve(reference).ok_or_else(|| {
-            if reference.starts_with('/') {
-                return Error::unimplemented(format!(
-                    "image {reference:?} is a file, such as a checkpoint; no container is restored from one here"
-                ));
-            }
-            Error::not_found(format!("image {reference:?} is not there; it has to be pulled first"))
-        })?;
+        let image = match restored {
+            Some(restored) => restored.image.clone(),
+            None => self.images.resolve(reference).ok_or_else(|| {
+                Error::not_found(format!("image {reference:?} is not there; it has to be pulled first"))
+            })?,
+        };
         let handler = self.handler(&asked.sandbox.record.handler)?;
         let snapshotter =
             handler.snapshotter().unwrap_or_else(|| self.images.snapshotter_of(handler.name)).to_owned();
@@ -74,13 +80,14 @@ impl Cri {
         let declared = if self.config.ignore_image_defined_volumes { &[][..] } else { &said.volumes[..] };
         let volumes = volumes::declared(&self.container_dir(id), declared, &asked.config.mounts)?;
         let labels = labels(&asked.config, &said.labels);
-        Ok(Plan { id, asked, handler, snapshotter, image, image_config, labels, volumes })
+        Ok(Plan { id, asked, handler, snapshotter, image, image_config, labels, volumes, restored })
     }
 }
 
 /// A container of that name is there: the caller has asked before, and has not heard the answer.
 pub(super) fn adopt(container: &Container, asked: &Asked) -> Result<String> {
-    let same = container.record.sandbox_id == asked.sandbox.id && *container.config() == asked.config;
+    let config = container.record.asked.as_ref().unwrap_or(container.config());
+    let same = container.record.sandbox_id == asked.sandbox.id && *config == asked.config;
     if same && container.phase() == Phase::Created && !container.removing() {
         return Ok(container.id.clone());
     }

@@ -51,7 +51,9 @@ impl Cri {
             }
         }
         let _hold = self.hold_plugins().await;
-        match self.start_unless_given_up(container).await {
+        let started = self.start_unless_given_up(container).await;
+        self.forget_checkpoint(container).await;
+        match started {
             Ok(status) => {
                 container.set_status(status);
                 self.watch(container);
@@ -140,6 +142,7 @@ impl Cri {
         let sandbox = self.ready_sandbox(&container.record.sandbox_id)?;
         self.check_target(container)?;
         let (record, rootfs) = tokio::try_join!(self.written(id), self.rootfs(container))?;
+        self.restore_log(container).await;
         let io = self.make_io(container).await?;
         container.set_io(Some(io.clone()));
         step!("container.start.io");
@@ -150,6 +153,7 @@ impl Cri {
             rootfs,
             io: io.io(),
             sandbox_id: sandbox.id.clone(),
+            checkpoint: self.images_of(container),
             ..CreateOptions::default()
         };
         let pid = self.tasks.create(&self.cx, id, options).await?;

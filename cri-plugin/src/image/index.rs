@@ -37,6 +37,8 @@ pub struct Image {
     /// And where it is a name.
     pub username: String,
     pub pinned: bool,
+    /// It holds a checkpoint of a container.
+    pub checkpoint: bool,
     config: Arc<RawValue>,
 }
 
@@ -222,6 +224,7 @@ impl Entry {
             uid: facts.uid,
             username: facts.username.clone(),
             pinned: false,
+            checkpoint: facts.checkpoint,
             config: facts.config.clone(),
         };
         Self { image: Arc::new(image), names: BTreeSet::new(), targets: BTreeSet::new() }
@@ -241,6 +244,7 @@ mod tests {
             config: RawValue::from_string("{}".into()).unwrap().into(),
             uid: None,
             username: String::new(),
+            checkpoint: false,
         })
     }
 

@@ -16,6 +16,8 @@ const MAX_CONFIG: usize = 1 << 20;
 /// Indexes within indexes.
 const MAX_DEPTH: usize = 8;
 const MAX_LAYERS: usize = 1000;
+/// Annotation of indexes and manifests: the container that a checkpoint is of (`checkpointctl`).
+const CHECKPOINT: &str = "org.criu.checkpoint.container.name";
 
 /// What is known of an image by its content alone.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Facts {
     pub config: Arc<RawValue>,
     pub uid: Option<i64>,
     pub username: String,
+    /// It holds a checkpoint of a container: no container is run from it.
+    pub checkpoint: bool,
 }
 
 /// What an image says of the process that it is for: `config` of the OCI image specification.
@@ -72,6 +76,8 @@ struct Document {
     manifests: Option<Vec<Descriptor>>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
+    #[serde(default, deserialize_with = "nullable")]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -105,16 +111,22 @@ pub async fn inspect(
 ) -> Result<(Facts, Vec<Digest>)> {
     let mut size = 0_u64;
     let mut at = target.clone();
+    let mut checkpoint = false;
     for _ in 0..MAX_DEPTH {
         size = size.saturating_add(at.size);
-        match read::<Document>(content, cx, &at).await? {
-            Document { manifests: Some(entries), config: None, layers: None } => {
+        let document = read::<Document>(content, cx, &at).await?;
+        checkpoint |= document.annotations.contains_key(CHECKPOINT);
+        match document {
+            Document { manifests: Some(entries), config: None, layers: None, .. } => {
                 at = choose(content, cx, entries).await?.ok_or_else(|| {
                     Error::not_found(format!("{} has nothing for platform {}", at.digest, Platform::host()))
                 })?;
             }
-            Document { manifests: None, config: Some(config), layers } => {
-                return manifest(content, cx, at, config, layers.unwrap_or_default(), size).await;
+            Document { manifests: None, config: Some(config), layers, .. } => {
+                let (mut facts, layers) =
+                    manifest(content, cx, at, config, layers.unwrap_or_default(), size).await?;
+                facts.checkpoint = checkpoint;
+                return Ok((facts, layers));
             }
             _ => return Err(Error::invalid(format!("{} is neither a manifest nor an index", at.digest))),
         }
@@ -189,6 +201,7 @@ async fn manifest(
         config: raw.into(),
         uid,
         username,
+        checkpoint: false,
     };
     Ok((facts, layers.into_iter().map(|l| l.digest).collect()))
 }

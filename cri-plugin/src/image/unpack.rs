@@ -39,6 +39,17 @@ impl Images {
         self.snapshot(cx, key, image, snapshotter, labels, Access::Active).await
     }
 
+    /// Like [`Self::prepare_rootfs`], a snapshot that is read only.
+    pub async fn view(
+        &self,
+        cx: &Context,
+        key: &str,
+        image: &Image,
+        snapshotter: Option<&str>,
+    ) -> Result<Vec<Mount>> {
+        self.snapshot(cx, key, image, snapshotter, Labels::new(), Access::View).await
+    }
+
     pub(super) async fn snapshot(
         &self,
         cx: &Context,

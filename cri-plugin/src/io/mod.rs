@@ -36,6 +36,7 @@ pub use self::container::ContainerIo;
 #[cfg(test)]
 use self::exec::Collected;
 pub use self::exec::{Ended, ExecIo};
+pub use self::log::open as open_log;
 
 /// A client's end of the streams; what is `None` is not attached. Without a client for it, a stream still flows.
 #[derive(Default)]

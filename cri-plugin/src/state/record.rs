@@ -98,6 +98,10 @@ pub struct ContainerRecord {
     pub user: Option<cri::ContainerUser>,
     #[prost(string, tag = "10")]
     pub snapshotter: String,
+    /// What was asked for, where it is restored from a checkpoint: then `config` names the image that the checkpoint was
+    /// made of.
+    #[prost(message, optional, tag = "11")]
+    pub asked: Option<cri::ContainerConfig>,
 }
 
 /// A container, as it is.

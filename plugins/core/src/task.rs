@@ -59,8 +59,10 @@ pub struct CreateOptions {
     /// Mounts that make the root file system, below the bundle's `rootfs`.
     pub rootfs: Vec<Mount>,
     pub io: Io,
-    /// Directory of a checkpoint to restore from, empty for none.
+    /// Directory of a checkpoint to restore from, empty for none. It is read when the task is started.
     pub checkpoint: String,
+    /// The checkpoint's directory becomes the task's, and goes with it. It must be on the file system of the state.
+    pub take_checkpoint: bool,
     /// Options of the task's creator (`containerd.runc.v1.Options`); the runtime's where empty.
     pub options: Option<Any>,
     /// The sandbox whose shim serves this task, empty for its own shim.

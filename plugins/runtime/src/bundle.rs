@@ -6,6 +6,7 @@
 //! | `rootfs` | where the shim mounts the root file system |
 //! | `work` | link to `<root>/<namespace>/<id>`, which survives a reboot |
 //! | `log` | fifo: what the shim logs |
+//! | `checkpoint` | what the task is restored from, if it is the task's own |
 //! | `shim-binary-path`, `bootstrap.json`, `sandbox`, `group` | how to find the shim again |
 //!
 //! Nothing here is synced: the directory is as short-lived as the processes it describes. All functions block.
@@ -84,6 +85,13 @@ impl Bundle {
         rustix::fs::mknodat(CWD, &log, FileType::Fifo, Mode::from_raw_mode(0o700), 0)
             .map_err(|e| Error::io("make fifo", log)(e.into()))?;
         symlink(&self.work, self.path.join("work")).map_err(Error::io("link", self.path.join("work")))
+    }
+
+    /// Takes a checkpoint's directory; answers where it is now.
+    pub fn take_checkpoint(&self, directory: &str) -> Result<String> {
+        let own = self.path.join("checkpoint");
+        fs::rename(directory, &own).map_err(Error::io("move the checkpoint to", &own))?;
+        Ok(own.to_string_lossy().into_owned())
     }
 
     /// Makes the work directory, empty.

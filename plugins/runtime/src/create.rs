@@ -68,6 +68,9 @@ impl Inner {
         drop(held);
         let created = async {
             features::check(&self.launcher, &options).await?;
+            if options.take_checkpoint {
+                options.checkpoint = task.bundle.take_checkpoint(&options.checkpoint)?;
+            }
             self.create_in_shim(&task, options).await
         };
         match created.await {
@@ -235,7 +238,7 @@ impl Inner {
 }
 
 /// Options of the runtime `io.containerd.runc.v2` with the OCI runtime that configuration prefers, where they name none.
-fn with_binary(options: Option<Any>, runtime: &str, binary: &str) -> Result<Option<Any>> {
+pub(crate) fn with_binary(options: Option<Any>, runtime: &str, binary: &str) -> Result<Option<Any>> {
     let known = options.as_ref().is_none_or(|o| o.type_url.ends_with("containerd.runc.v1.Options"));
     if runtime != RUNC_V2 || !known {
         return Ok(options);

@@ -15,6 +15,7 @@ use windlass_core::task::{Exit, RuntimeInfo};
 use crate::bootstrap::{self, Endpoint};
 use crate::bundle::Bundle;
 use crate::config::Settings;
+use crate::create::with_binary;
 use crate::error::{Error, Result};
 use crate::pool::Pool;
 use crate::process::{Output, Process, Settled};
@@ -111,12 +112,17 @@ impl Launcher {
         Ok(Exit { pid: response.pid, status: response.exit_status, at })
     }
 
-    /// Asks a runtime what it can do.
+    /// Asks a runtime what it can do; of the options, it tells those that are in effect.
     pub(crate) async fn info(&self, runtime: &Runtime) -> Result<RuntimeInfo> {
         let mut command = Command::new(self.resolve(&runtime.name)?);
         command.arg("-info").env_remove("NOTIFY_SOCKET");
-        let options = runtime.options.clone().map(any::to_shim);
-        let input = options.map(|o| o.write_to_bytes().expect("a message in memory can be written"));
+        let mut options = runtime.options.clone();
+        if let Some(binary) = &self.settings.oci_runtime {
+            options = with_binary(options, &runtime.name, binary)?;
+        }
+        let input = options
+            .map(any::to_shim)
+            .map(|o| o.write_to_bytes().expect("a message in memory can be written"));
         let process =
             self.pool.start(move || Process::spawn("info", command, input.unwrap_or_default())).await?;
         let output = process.finish(self.settings.limits.info).await?;

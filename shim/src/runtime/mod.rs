@@ -4,6 +4,7 @@
 //! One value belongs to one container. A runtime only starts, changes and removes processes; streams, exits, events and
 //! the root file system are the shim's.
 
+mod criu_log;
 mod embedded;
 mod external;
 mod features;
@@ -13,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
+pub use criu_log::reason as criu_reason;
 use embedded::Embedded;
 use external::External;
 pub use external::{Restore, features};

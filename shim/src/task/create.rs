@@ -1,6 +1,6 @@
 //! Create, Start and Delete: a container's life. Each step has a failpoint, and a failed step undoes those before it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::log;
 use crate::mount::{self, Mount};
 use crate::options::Options;
 use crate::process::{Process, State};
-use crate::runtime::{Restore, Runtime};
+use crate::runtime::{Restore, Runtime, criu_reason};
 use crate::spec::Spec;
 use crate::time;
 
@@ -69,8 +69,11 @@ impl Tasks {
             Process::new(&request.id, stdio, Vec::new()),
         );
         container.shares_pids = spec.shares_pids();
-        container.direct_io =
-            !spec.confined() && container.options.io_uid == 0 && container.options.io_gid == 0;
+        // CRIU can dump pipes that the shim holds the other ends of, and no fifos of the host's.
+        container.direct_io = matches!(container.runtime, Runtime::Embedded(_))
+            && !spec.confined()
+            && container.options.io_uid == 0
+            && container.options.io_gid == 0;
         drop(spec);
         failpoint!("shim.create.begin");
         if !mounts.is_empty() {
@@ -146,7 +149,10 @@ impl Tasks {
         let restore = container.restore.borrow_mut().take();
         let launched = match restore {
             None => container.runtime.create(child).await?,
-            Some(restore) => container.runtime.restore(&restore, child).await?,
+            Some(restore) => {
+                let restored = container.runtime.restore(&restore, child).await;
+                restored.map_err(|error| why_not_restored(error, &restore))?
+            }
         };
         if let Some(master) = launched.console {
             io.attach_console(master, &init.stdio, &setup, &self.reaper)
@@ -313,6 +319,16 @@ impl Tasks {
         if tokio::time::timeout(DRAIN, container.init.wait()).await.is_err() {
             log::error!("init of {} does not end", container.id);
         }
+    }
+}
+
+/// With what CRIU says of it: its log goes with the container.
+fn why_not_restored(error: Error, restore: &Restore) -> Error {
+    match error {
+        Error::Runtime(text) => {
+            Error::Runtime(format!("{text}{}", criu_reason(&Path::new(&restore.work).join("restore.log"))))
+        }
+        other => other,
     }
 }
 

@@ -6,7 +6,6 @@ use tokio::task::spawn_local;
 use windlass_api::shim::events;
 
 use super::Tasks;
-use crate::cgroup::News;
 use crate::container::Container;
 use crate::log;
 use crate::process::Process;
@@ -35,6 +34,9 @@ impl Tasks {
 
     pub(super) fn init_ended(self: &Rc<Self>, container: &Rc<Container>, exit: Exit) {
         container.init_gone.set(true);
+        // At once: systemd removes the group, and the count with it, as soon as nobody is in it.
+        let sigkill = exit.status == 128 + libc::SIGKILL as u32;
+        let killed = container.oom.borrow().as_ref().is_some_and(|oom| oom.last(sigkill));
         let (tasks, container) = (Rc::clone(self), Rc::clone(container));
         spawn_local(async move {
             if container.shares_pids
@@ -49,9 +51,7 @@ impl Tasks {
                 log::error!("resume {}, whose init was killed while paused: {error}", container.id);
             }
             let oom = container.oom.borrow().clone();
-            if let Some(oom) = oom
-                && matches!(oom.take(), Ok(News::Killed))
-            {
+            if killed || oom.is_some_and(|oom| oom.last(sigkill)) {
                 tasks.send_oom(&container.id);
             }
             tasks.process_ended(&container, &container.init, exit);

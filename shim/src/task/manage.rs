@@ -12,7 +12,7 @@ use crate::container::Container;
 use crate::error::{Context, Error, Result};
 use crate::events::any;
 use crate::process::{Process, State};
-use crate::runtime::Checkpoint;
+use crate::runtime::{Checkpoint, criu_reason};
 use crate::time;
 
 impl Tasks {
@@ -129,9 +129,10 @@ impl Tasks {
                 let _ = std::fs::copy(std::path::Path::new(&checkpoint.work).join("dump.log"), &dump);
                 let text = other.to_string();
                 Error::unknown(format!(
-                    "{} path= {}",
+                    "{} path= {}{}",
                     text.lines().next().unwrap_or_default(),
-                    dump.display()
+                    dump.display(),
+                    criu_reason(&dump)
                 ))
             }
         });

@@ -98,7 +98,13 @@ impl FakeTasks {
 #[async_trait]
 impl Tasks for FakeTasks {
     async fn create(&self, _: &Context, id: &str, options: CreateOptions) -> Result<u32> {
-        self.note(format!("create {id}"));
+        match options.checkpoint.as_str() {
+            "" => self.note(format!("create {id}")),
+            from => {
+                assert!(std::path::Path::new(from).is_dir(), "{from} is there");
+                self.note(format!("restore {id} {from}"));
+            }
+        }
         self.insert(id, "", Fake::new(Status::Created, &options.io));
         Ok(42)
     }

@@ -91,6 +91,20 @@ impl Stack {
 
     /// A container that was made, without an image.
     async fn made(&self, name: &str, status: ContainerStatus) -> Arc<Container> {
+        self.made_as(name, status, ContainerRecord::default()).await
+    }
+
+    /// One that is to be restored from a checkpoint.
+    pub(crate) async fn restored(&self, name: &str, log: &std::path::Path) -> Arc<Container> {
+        let record = ContainerRecord {
+            asked: Some(Default::default()),
+            log_path: log.to_str().unwrap().to_owned(),
+            ..Default::default()
+        };
+        self.made_as(name, ContainerStatus::default(), record).await
+    }
+
+    async fn made_as(&self, name: &str, status: ContainerStatus, more: ContainerRecord) -> Arc<Container> {
         pod(&self.cri);
         let id = format!("{name:0>64}");
         let config = cri::ContainerConfig {
@@ -104,7 +118,7 @@ impl Stack {
             created_at: now(),
             stop_signal: 15,
             snapshotter: "native".into(),
-            ..Default::default()
+            ..more
         };
         let spec = json!({"process": {"args": ["x"]}, "linux": {"resources": {"cpu": {"shares": 2}}}});
         let written = container::Container {

@@ -24,7 +24,7 @@ pub struct Checkpoints {
     pub state: PathBuf,
 }
 
-/// A directory of one checkpoint; removed when dropped.
+/// A directory of one checkpoint; removed when dropped, unless a task has taken it.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -53,7 +53,10 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+        // A task that is restored from it may have taken it.
+        if let Err(error) = std::fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!(directory = %self.0.display(), %error, "a checkpoint's directory stays");
         }
     }

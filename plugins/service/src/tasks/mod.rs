@@ -93,6 +93,7 @@ async fn create(
                 runtime,
                 rootfs: request.rootfs.into_iter().map(mount::from_wire).collect(),
                 io: wire::io(request.stdin, request.stdout, request.stderr, request.terminal),
+                take_checkpoint: restore.is_some(),
                 checkpoint: restore.as_ref().map_or(checkpoint, |r| r.path()),
                 options: request.options.map(any::from_wire),
                 sandbox_id: record.sandbox_id,

@@ -1,6 +1,7 @@
-//! Archives of plain files, as they are written here: POSIX headers with short names, no owners and no times.
-//!
-//! Reading archives is not done here.
+//! Archives of plain files, as they are written here: POSIX headers with short names, no owners and no times. [`read`]
+//! takes such archives apart, those of other programs too.
+
+pub mod read;
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -14,7 +15,7 @@ const NAME: usize = 100;
 const LARGE: u64 = 1 << 33;
 
 /// What an entry is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     File,
     Directory,

@@ -1,7 +1,7 @@
 //! A running container's state put into a file: what CRIU dumps, what the container changed in its root file system, and
 //! what is known of it, in the archive's layout that Kubernetes' tools read (`checkpointctl`).
 //!
-//! The container goes on as if nothing had been. Nothing is restored here.
+//! The container goes on as if nothing had been.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -17,15 +17,14 @@ use windlass_core::diff::CompareOptions;
 use windlass_core::task::Status;
 use windlass_core::{Context, Error, Labels, Result, blocking, container, lease};
 
-use super::{criu, status};
+use super::{CHANGES, CONFIG, IMAGES, LOG};
+use crate::container::status;
 use crate::cri::{Cri, new_id};
 use crate::state::Container;
 use crate::tar;
 
 /// How long what is made on the way is protected from collection, should the daemon die.
-const LEASE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
-/// Directory of an archive that CRIU's images are in.
-const IMAGES: &str = "checkpoint";
+pub(super) const LEASE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 /// Bytes that are copied at a time.
 const PART: usize = 1 << 20;
 
@@ -38,27 +37,12 @@ impl Cri {
     ) -> Result<cri::CheckpointContainerResponse> {
         let container = self.running(&request.container_id)?;
         let failed = |error: Error| error.context(format!("checkpoint container {}", container.id));
-        self.can_checkpoint(&container).await.map_err(failed)?;
+        let sandbox = self.state.sandboxes.get(&container.record.sandbox_id)?;
+        self.has_criu(&sandbox.record.handler).await.map_err(failed)?;
         let (cri, of) = (self.clone(), container.clone());
         let work = async move { cri.checkpoint(&of, &request.location).await };
         self.finish(work).await.map_err(failed)?;
         Ok(cri::CheckpointContainerResponse {})
-    }
-
-    async fn can_checkpoint(&self, container: &Container) -> Result<()> {
-        let sandbox = self.state.sandboxes.get(&container.record.sandbox_id)?;
-        let handler = self.handler(&sandbox.record.handler)?;
-        if !self.config.enable_criu {
-            return Err(Error::precondition("checkpoints are switched off by enable_criu = false"));
-        }
-        if handler.is_ours() && handler.binary().is_empty() {
-            return Err(Error::unimplemented(format!(
-                "runtime handler {:?} is the embedded runtime, which makes no checkpoints: use a handler whose option \
-                 BinaryName is runc, with criu installed",
-                handler.name
-            )));
-        }
-        criu::check().await
     }
 
     /// All steps. The container's lock is held while it is dumped, and not while the archive is written.
@@ -88,7 +72,7 @@ impl Cri {
             for (name, bytes) in files {
                 fs::write(from.join(name), bytes).map_err(|e| Error::io(format!("write {name}"), e))?;
             }
-            copy_log(&log, &from.join("container.log"))?;
+            copy_log(&log, &from.join(LOG))?;
             to.write(&from)
         })
         .await
@@ -124,11 +108,7 @@ impl Cri {
 
     /// What the container changed in its root file system.
     async fn changes(&self, cx: &Context, record: &container::Container, dir: &Path) -> Result<()> {
-        let differ = self.differ.as_ref().ok_or_else(|| {
-            Error::precondition(
-                "checkpoints need the plugin io.containerd.differ.v1.walking, which does not run here",
-            )
-        })?;
+        let differ = self.differ()?;
         let snapshotter = self.database.snapshotter(&record.snapshotter).ok_or_else(|| {
             Error::precondition(format!("snapshotter {:?} does not run any more", record.snapshotter))
         })?;
@@ -152,7 +132,7 @@ impl Cri {
             tracing::debug!(key, error = %error.chain(), "a view stays until it is collected");
         }
         let blob = self.database.content().reader(cx, &compared?.digest).await?;
-        copy_blob(&*blob, &dir.join("rootfs-diff.tar")).await
+        copy_blob(&*blob, &dir.join(CHANGES)).await
     }
 
     /// What is known of the container, as the archive's files.
@@ -188,7 +168,7 @@ impl Cri {
         });
         let spec = record.spec.as_ref().map_or(Vec::new(), |spec| spec.value.to_vec());
         Ok([
-            ("config.dump", config.to_string().into_bytes()),
+            (CONFIG, config.to_string().into_bytes()),
             ("status.dump", shown(&told).to_string().into_bytes()),
             ("status", own.to_string().into_bytes()),
             ("spec.dump", spec),
@@ -224,7 +204,7 @@ fn options(work: &Path) -> windlass_core::Any {
 }
 
 /// A time as Go's JSON has it.
-fn stamp(at: SystemTime) -> String {
+pub(super) fn stamp(at: SystemTime) -> String {
     let at = time::OffsetDateTime::from(at);
     at.format(&time::format_description::well_known::Rfc3339)
         .unwrap_or_else(|_| "1970-01-01T00:00:00Z".into())
