@@ -122,6 +122,7 @@ impl Cri {
                 return false;
             }
             Ok(state) => {
+                self.end_cut_off_checkpoint(&container.id, state.status == Status::Paused).await;
                 if phase == Phase::Created {
                     // Started, and nobody could write it down any more.
                     (status.started_at, status.pid) = (now(), state.pid);

@@ -8,7 +8,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use windlass_api::{cri, runc};
@@ -24,13 +24,17 @@ use crate::state::Container;
 use crate::tar;
 
 /// How long what is made on the way is protected from collection, should the daemon die.
-pub(super) const LEASE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+pub(super) const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How the directories begin in which checkpoints are made, by what the task did before; their leases follow.
+const OF_RUNNING: &str = "checkpoint-";
+const OF_PAUSED: &str = "paused-checkpoint-";
 /// Bytes that are copied at a time.
 const PART: usize = 1 << 20;
 
 impl Cri {
     /// *Unimplemented* with the embedded runtime, which has nothing that could dump a process; *failed precondition* where
-    /// CRIU is missing or switched off. The request's time limit is the task manager's.
+    /// CRIU is missing or switched off; *deadline exceeded* where the dump takes longer than the request allows, in seconds,
+    /// or without a limit of its own longer than the task manager does.
     pub async fn checkpoint_container(
         self: &Arc<Self>,
         request: cri::CheckpointContainerRequest,
@@ -40,17 +44,17 @@ impl Cri {
         let sandbox = self.state.sandboxes.get(&container.record.sandbox_id)?;
         self.has_criu(&sandbox.record.handler).await.map_err(failed)?;
         let (cri, of) = (self.clone(), container.clone());
-        let work = async move { cri.checkpoint(&of, &request.location).await };
+        let limit =
+            u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let work = async move { cri.checkpoint(&of, &request.location, limit).await };
         self.finish(work).await.map_err(failed)?;
         Ok(cri::CheckpointContainerResponse {})
     }
 
     /// All steps. The container's lock is held while it is dumped, and not while the archive is written.
-    async fn checkpoint(&self, container: &Container, location: &str) -> Result<()> {
+    async fn checkpoint(&self, container: &Container, location: &str, limit: Option<Duration>) -> Result<()> {
         let location = Location::new(location)?;
         let lease = new_id()?;
-        let dir =
-            Directory::new(self.container_dir(&container.id).join(format!("checkpoint-{lease}"))).await?;
         let record = self.database.containers().get(&self.cx, &container.id).await?;
         let expires = Labels::from([(lease::LABEL_EXPIRE.to_owned(), stamp(SystemTime::now() + LEASE))]);
         self.database.leases().create(&self.cx, &lease, expires).await?;
@@ -58,13 +62,18 @@ impl Cri {
         let dumped = async {
             let _lock = container.lock.lock().await;
             self.running(&container.id)?;
-            self.dump(&cx, container, &record, &dir.0).await
+            let paused = self.tasks.state(&self.cx, &container.id, "").await?.status == Status::Paused;
+            let kind = if paused { OF_PAUSED } else { OF_RUNNING };
+            let dir =
+                Directory::new(self.container_dir(&container.id).join(format!("{kind}{lease}"))).await?;
+            self.dump(&cx, container, &record, &dir.0, (paused, limit)).await?;
+            Ok(dir)
         };
-        let dumped = dumped.await;
+        let dumped: Result<Directory> = dumped.await;
         if let Err(error) = self.database.leases().delete(&self.cx, &lease).await {
             tracing::warn!(lease, error = %error.chain(), "the lease of a checkpoint stays until it expires");
         }
-        dumped?;
+        let dir = dumped?;
         let files = self.described(container, &record)?;
         let log = container.record.log_path.clone();
         let (from, to) = (dir.0.clone(), location);
@@ -78,19 +87,20 @@ impl Cri {
         .await
     }
 
-    /// The task is stopped for as long as it takes to dump it and what it changed, so that both belong together.
+    /// The task is stopped for as long as it takes to dump it and what it changed, so that both belong together. One that
+    /// was `paused` before stays so.
     async fn dump(
         &self,
         cx: &Context,
         container: &Container,
         record: &container::Container,
         dir: &Path,
+        (paused, limit): (bool, Option<Duration>),
     ) -> Result<()> {
-        let paused = self.tasks.state(&self.cx, &container.id, "").await?.status == Status::Paused;
-        if !paused {
-            self.tasks.pause(&self.cx, &container.id).await?;
-        }
         let dumped = async {
+            if !paused {
+                self.tasks.pause(&self.cx, &container.id).await?;
+            }
             let images = dir.join(IMAGES);
             let sandbox = self.state.sandboxes.get(&container.record.sandbox_id)?;
             let ours = self.handler(&sandbox.record.handler)?.is_ours();
@@ -98,12 +108,47 @@ impl Cri {
             self.tasks.checkpoint(&self.cx, &container.id, &images.to_string_lossy(), options).await?;
             self.changes(cx, record, dir).await
         };
-        let dumped = dumped.await;
+        let dumped = match limit {
+            None => dumped.await,
+            Some(limit) => tokio::time::timeout(limit, dumped)
+                .await
+                .unwrap_or_else(|_| Err(Error::deadline(format!("the dump was not done within {limit:?}")))),
+        };
         if paused {
             return dumped;
         }
+        // Also where it could not be paused: the answer may have come too late.
         let resumed = self.tasks.resume(&self.cx, &container.id).await;
         dumped.and(resumed.map_err(|error| error.context("let the container go on")))
+    }
+
+    /// After a restart: a container whose checkpoint was cut off goes on, and what was made of the checkpoint goes.
+    pub(in crate::container) async fn end_cut_off_checkpoint(&self, id: &str, paused: bool) {
+        let Ok(mut entries) = tokio::fs::read_dir(self.container_dir(id)).await else { return };
+        let mut left = Vec::new();
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let lease = name.strip_prefix(OF_RUNNING).or_else(|| name.strip_prefix(OF_PAUSED));
+            let Some(lease) = lease.map(str::to_owned) else { continue };
+            if paused && name.starts_with(OF_RUNNING) {
+                tracing::warn!(id, "a checkpoint was cut off, the container goes on");
+                if let Err(error) = self.tasks.resume(&self.cx, id).await {
+                    tracing::error!(id, error = %error.chain(), "the container does not go on");
+                    // To be tried again by the next start.
+                    return;
+                }
+            }
+            match self.database.leases().delete(&self.cx, &lease).await {
+                Err(error) if !error.is_not_found() => {
+                    tracing::warn!(lease, error = %error.chain(), "the lease of a checkpoint stays until it expires");
+                }
+                _ => {}
+            }
+            left.push(entry.path());
+        }
+        if let Err(error) = crate::container::remove::delete(left).await {
+            tracing::warn!(id, error = %error.chain(), "a checkpoint that was cut off is left over");
+        }
     }
 
     /// What the container changed in its root file system.
@@ -210,7 +255,7 @@ pub(super) fn stamp(at: SystemTime) -> String {
         .unwrap_or_else(|_| "1970-01-01T00:00:00Z".into())
 }
 
-/// Where a checkpoint is made; removed when dropped. One that a killed daemon left goes with its container.
+/// Where a checkpoint is made; removed when dropped. That it is there says that the task may have been paused for it.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -251,15 +296,17 @@ impl Location {
     /// Writes the archive; it is there whole, or not at all.
     fn write(self, from: &Path) -> Result<()> {
         let name = self.0.file_name().unwrap_or_default().to_string_lossy();
-        let part = self.0.with_file_name(format!(".{name}.part"));
+        // Another checkpoint may go to the same place.
+        let unique = from.file_name().unwrap_or_default().to_string_lossy();
+        let part = self.0.with_file_name(format!(".{name}.{unique}"));
         let written = || {
-            let _ = fs::remove_file(&part);
             let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
             let mut file = BufWriter::with_capacity(PART, file);
             tar::directory(&mut file, from)?;
             file.flush()?;
             file.get_ref().sync_all()?;
-            fs::rename(&part, &self.0)
+            fs::rename(&part, &self.0)?;
+            fs::File::open(self.0.parent().unwrap_or(Path::new("/")))?.sync_all()
         };
         written().map_err(|e| {
             let _ = fs::remove_file(&part);
@@ -309,6 +356,7 @@ async fn copy_blob(blob: &dyn Blob, to: &Path) -> Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use windlass_core::metadata::Database as _;
+    use windlass_core::task::Tasks as _;
 
     use super::*;
     use crate::container::tests::Stack;
@@ -321,7 +369,7 @@ mod tests {
         let mounts = snapshotter.mounts(&stack.cri.cx, &container.id).await.unwrap();
         fs::write(Path::new(&mounts[0].source).join("changed"), "by the container").unwrap();
         let location = stack.root.path().join("out.tar");
-        stack.cri.checkpoint(&container, location.to_str().unwrap()).await.unwrap();
+        stack.cri.checkpoint(&container, location.to_str().unwrap(), None).await.unwrap();
         let calls = stack.tasks.calls();
         let order: Vec<_> = calls.iter().map(|call| call.split(' ').next().unwrap()).collect();
         assert_eq!(order[order.len() - 3..], ["pause", "checkpoint", "resume"]);
@@ -355,7 +403,8 @@ mod tests {
         run(&["-xf", archive, "-C", dir.to_str().unwrap()]);
         assert_eq!(run(&["-tzf", dir.join("rootfs-diff.tar").to_str().unwrap()]), "changed\n");
         nothing_is_left(&stack, &container).await;
-        assert!(!location.with_file_name(".out.tar.part").exists());
+        let beside = fs::read_dir(stack.root.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(!beside.into_iter().any(|name| name.to_str().unwrap().starts_with('.')));
     }
 
     #[tokio::test]
@@ -364,11 +413,38 @@ mod tests {
         let container = stack.running("a").await;
         stack.tasks.refuse_checkpoint.store(true, std::sync::atomic::Ordering::SeqCst);
         let location = stack.root.path().join("out.tar");
-        let error = stack.cri.checkpoint(&container, location.to_str().unwrap()).await.unwrap_err();
+        let error = stack.cri.checkpoint(&container, location.to_str().unwrap(), None).await.unwrap_err();
         assert!(error.chain().contains("criu fails"), "{}", error.chain());
         assert!(stack.tasks.calls().last().unwrap().starts_with("resume "));
         assert!(!location.exists());
         nothing_is_left(&stack, &container).await;
+    }
+
+    #[tokio::test]
+    async fn a_dump_that_hangs_lets_the_container_go_on() {
+        let stack = Stack::new().await;
+        let container = stack.running("a").await;
+        stack.tasks.hung_checkpoint.store(true, std::sync::atomic::Ordering::SeqCst);
+        let location = stack.root.path().join("out.tar");
+        let limit = Some(Duration::from_millis(50));
+        let error = stack.cri.checkpoint(&container, location.to_str().unwrap(), limit).await.unwrap_err();
+        assert!(error.is(windlass_core::Class::DeadlineExceeded), "{error}");
+        assert!(stack.tasks.calls().last().unwrap().starts_with("resume "));
+        nothing_is_left(&stack, &container).await;
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_that_was_cut_off_is_no_pause() {
+        let mut stack = Stack::new().await;
+        for (name, kind, resumed) in [("a", OF_RUNNING, true), ("b", OF_PAUSED, false)] {
+            let container = stack.running(name).await;
+            stack.tasks.pause(&stack.cri.cx, &container.id).await.unwrap();
+            fs::create_dir_all(stack.cri.container_dir(&container.id).join(format!("{kind}lease"))).unwrap();
+            stack.restarted().await;
+            let calls = stack.tasks.calls();
+            assert_eq!(calls.contains(&format!("resume {}", container.id)), resumed, "{calls:?}");
+            nothing_is_left(&stack, &container).await;
+        }
     }
 
     async fn nothing_is_left(stack: &Stack, container: &Container) {
@@ -393,7 +469,7 @@ mod tests {
             assert!(error.message().contains(word), "{error}");
         }
         for bad in ["", "x.tar", "/", "/nowhere/x.tar", "/tmp", "/tmp/x/"] {
-            let error = stack.cri.checkpoint(&container, bad).await.unwrap_err();
+            let error = stack.cri.checkpoint(&container, bad, None).await.unwrap_err();
             assert!(error.is(windlass_core::Class::InvalidArgument), "{bad}: {error}");
         }
     }

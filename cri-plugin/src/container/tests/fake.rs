@@ -57,6 +57,7 @@ pub struct FakeTasks {
     pub hung_start: AtomicBool,
     pub refuse_update: AtomicBool,
     pub refuse_checkpoint: AtomicBool,
+    pub hung_checkpoint: AtomicBool,
 }
 
 const KILL: u32 = 9;
@@ -169,12 +170,18 @@ impl Tasks for FakeTasks {
 
     async fn pause(&self, _: &Context, id: &str) -> Result<()> {
         self.note(format!("pause {id}"));
-        Ok(())
+        self.with(id, "", |fake| {
+            fake.status = Status::Paused;
+            Ok(())
+        })
     }
 
     async fn resume(&self, _: &Context, id: &str) -> Result<()> {
         self.note(format!("resume {id}"));
-        Ok(())
+        self.with(id, "", |fake| {
+            fake.status = Status::Running;
+            Ok(())
+        })
     }
 
     async fn resize_pty(&self, _: &Context, _: &str, _: &str, _: u32, _: u32) -> Result<()> {
@@ -207,6 +214,9 @@ impl Tasks for FakeTasks {
         self.note(format!("checkpoint {id}"));
         if self.refuse_checkpoint.load(Ordering::SeqCst) {
             return Err(Error::unknown("criu fails"));
+        }
+        if self.hung_checkpoint.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
         }
         let options: windlass_api::runc::CheckpointOptions =
             windlass_api::convert::any::unpack(&options.expect("our shim is given some"))?;

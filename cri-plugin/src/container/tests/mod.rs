@@ -83,7 +83,7 @@ impl Stack {
     }
 
     /// The plugin of a daemon that has just started over the same stores.
-    async fn restarted(&mut self) {
+    pub(crate) async fn restarted(&mut self) {
         self.cri = plugin(&self.root, &self.db, &self.exchange, &self.tasks).await;
         pod(&self.cri);
         self.cri.restore_containers().await.unwrap();
