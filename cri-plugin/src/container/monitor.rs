@@ -88,7 +88,7 @@ impl Cri {
 
     /// Goes on to write an end down; only then is its task deleted. Its shim knows how the container ended as long as it is
     /// there, and after a restart it is asked.
-    fn write_end_later(self: &Arc<Self>, container: &Arc<Container>) {
+    pub(super) fn write_end_later(self: &Arc<Self>, container: &Arc<Container>) {
         let (cri, container) = (Arc::downgrade(self), container.clone());
         tokio::spawn(async move {
             loop {

@@ -82,10 +82,16 @@ impl Cri {
                 started.map_err(|error| Error::internal("the start was ended").with_source(error))?
             }
             () = container.given_up().cancelled() => {
-                let (cri, id) = (self.clone(), container.id.clone());
+                let (cri, container) = (self.clone(), container.clone());
                 tokio::spawn(async move {
                     let _ = work.await;
-                    cri.take_back(&id).await;
+                    cri.take_back(&container.id).await;
+                    // The end, which the start may have written over.
+                    let _guard = container.lock.lock().await;
+                    let status = container.status().clone();
+                    if cri.still_there(&container).is_ok() && !cri.write_end(&container, &status).await {
+                        cri.write_end_later(&container);
+                    }
                 });
                 Err(Error::deadline("it was to be stopped, and its runtime, or a hook of it, did not answer"))
             }
@@ -102,7 +108,7 @@ impl Cri {
     }
 
     /// A container that cannot be started has ended.
-    async fn start_failed(self: &Arc<Self>, container: &Container, error: &Error) {
+    async fn start_failed(self: &Arc<Self>, container: &Arc<Container>, error: &Error) {
         self.take_back(&container.id).await;
         if let Some(io) = container.set_io(None) {
             io.close().await;
@@ -119,8 +125,11 @@ impl Cri {
             started_at: 0,
             ..container.status().clone()
         };
-        self.write_end(container, &status).await;
+        let written = self.write_end(container, &status).await;
         container.set_status(status);
+        if !written {
+            self.write_end_later(container);
+        }
         self.tell(container, cri::ContainerEventType::ContainerStoppedEvent).await;
     }
 
@@ -158,6 +167,9 @@ impl Cri {
         };
         let pid = self.tasks.create(&self.cx, id, options).await?;
         step!("container.start.created");
+        if container.given_up().is_cancelled() {
+            return Err(Error::deadline("it was to be stopped while its runtime did not answer"));
+        }
         self.start_in_plugins(container, &sandbox).await?;
         let mut status = container.status().clone();
         (status.started_at, status.pid) = (now(), pid);

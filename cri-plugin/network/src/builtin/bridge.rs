@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::error::Problem;
 use super::host_local::{Owner, Store};
-use super::settings::{Bridge, is_link_name, valid_attachments};
+use super::settings::{Bridge, is_link_name};
 use super::{Rules, blocking, file};
 use crate::cni::{Answer, Interface, Ip, Net, Parameters, Route, Version};
 use crate::namespaces::inside;
@@ -28,6 +28,8 @@ pub struct Call {
     pub network: Bridge,
     pub parameters: Parameters,
     pub limit: Duration,
+    /// See [`super::Builtin`].
+    pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What the host's side of an addition came to.
@@ -47,7 +49,9 @@ impl Call {
             return Err(Problem::Config(format!("interface {interface:?} is not a name of a link")));
         }
         let netns = PathBuf::from(&self.parameters.netns);
+        let turn = self.turn.clone().lock_owned().await;
         let (call, attached) = blocking(move || {
+            let _turn = turn;
             let attached = self.attach(&rules)?;
             Ok((self, attached))
         })
@@ -74,7 +78,7 @@ impl Call {
         };
         routes.add_pair(&pair).map_err(Problem::kernel("make pair of interfaces", &host))?;
         if network.hairpin {
-            let port = self.link(&mut routes, &host)?;
+            let port = link(&mut routes, &host)?;
             routes.set_hairpin(port.index).map_err(Problem::kernel("set hairpin mode of", &host))?;
         }
         let ips = self.reserve(rules)?;
@@ -83,14 +87,9 @@ impl Call {
                 self.ensure_gateway(&mut routes, &bridge, ip)?;
             }
         }
-        let bridge = self.link(&mut routes, &network.bridge)?;
+        let bridge = link(&mut routes, &network.bridge)?;
         let changes = Changes::follow().map_err(Problem::kernel("follow", "the links"))?;
         Ok(Attached { routes, changes, bridge: shown(&network.bridge, bridge.mac, ""), host, ips })
-    }
-
-    fn link(&self, routes: &mut Routes, name: &str) -> Result<Link, Problem> {
-        let found = routes.link(name).map_err(Problem::kernel("look at", name))?;
-        found.ok_or_else(|| Problem::Changed(format!("interface {name:?} is gone")))
     }
 
     fn ensure_bridge(&self, routes: &mut Routes) -> Result<Link, Problem> {
@@ -106,7 +105,7 @@ impl Call {
                 }
                 // Its routes are those that are given to it, not those that others announce.
                 set_sysctl(&format!("net/ipv6/conf/{name}/accept_ra"), "0", false)?;
-                self.link(routes, name)?
+                link(routes, name)?
             }
         };
         if found.kind != "bridge" {
@@ -128,23 +127,26 @@ impl Call {
         let wanted = Net { ip: gateway, prefix: ip.address.prefix };
         let there = routes.addresses(bridge.index).map_err(Problem::kernel("list addresses of", name))?;
         if !there.contains(&wanted) {
-            let other = there.iter().find(|net| conflicts(**net, wanted));
-            if let Some(other) = other.filter(|_| !self.network.force_address) {
+            for other in there.iter().filter(|net| conflicts(**net, wanted)) {
+                if self.network.force_address {
+                    let removed = routes.delete_address(bridge.index, *other);
+                    removed.map_err(Problem::kernel("remove an address of", name))?;
+                    continue;
+                }
                 let words = |net: &Net| format!("{}/{}", net.ip, net.prefix);
                 let (found, wanted) = (words(other), words(&wanted));
                 return Err(Problem::OtherAddress { bridge: name.clone(), found, wanted });
             }
-            if let Some(other) = other {
-                let removed = routes.delete_address(bridge.index, *other);
-                removed.map_err(Problem::kernel("remove an address of", name))?;
-            }
-            match routes.add_address(bridge.index, wanted) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(Problem::kernel("give an address to", name)(errno)),
-            }
-            if let Some(mac) = bridge.mac {
+            match (routes.add_address(bridge.index, wanted), bridge.mac) {
                 // Set, it stays; otherwise it is the lowest of the ports' and changes as they come and go.
-                routes.set_mac(bridge.index, mac).map_err(Problem::kernel("keep the address of", name))?;
+                (Ok(()), Some(mac)) => {
+                    routes
+                        .set_mac(bridge.index, mac)
+                        .map_err(Problem::kernel("keep the address of", name))?;
+                }
+                // Another pod was quicker.
+                (Ok(()), None) | (Err(Errno::EXIST), _) => {}
+                (Err(errno), _) => return Err(Problem::kernel("give an address to", name)(errno)),
             }
         }
         let forward = if gateway.is_ipv4() { "net/ipv4/ip_forward" } else { "net/ipv6/conf/all/forwarding" };
@@ -177,57 +179,50 @@ impl Call {
     fn configure(self, mut attached: Attached) -> Result<Value, Problem> {
         let name = &self.parameters.if_name;
         let mut routes = Routes::open().map_err(Problem::kernel("open", "rtnetlink"))?;
-        let link = self.link(&mut routes, name)?;
+        let own = link(&mut routes, name)?;
         // Neighbours are told of the address when the interface comes up.
         set_sysctl(&format!("net/ipv4/conf/{name}/arp_notify"), "1", false)?;
         set_sysctl(&format!("net/ipv6/conf/{name}/ndisc_notify"), "1", false)?;
         let give = |routes: &mut Routes, ipv4: bool| {
-            let own = attached.ips.iter().filter(|ip| ip.address.ip.is_ipv4() == ipv4);
-            own.map(|ip| ip.address).try_for_each(|net| {
-                let given = routes.add_address(link.index, net);
+            let given = attached.ips.iter().filter(|ip| ip.address.ip.is_ipv4() == ipv4);
+            given.map(|ip| ip.address).try_for_each(|net| {
+                let given = routes.add_address(own.index, net);
                 given.map_err(Problem::kernel("give an address to", name))
             })
         };
         give(&mut routes, true)?;
         if attached.ips.iter().any(|ip| ip.address.ip.is_ipv6()) {
-            set_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0", true)?;
+            for interface in [name.as_str(), "lo"] {
+                set_sysctl(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "0", true)?;
+            }
+            // The pod may take its interface down and up.
+            set_sysctl(&format!("net/ipv6/conf/{name}/keep_addr_on_down"), "1", false)?;
         }
-        routes.set_up(link.index).map_err(Problem::kernel("bring up", name))?;
+        routes.set_up(own.index).map_err(Problem::kernel("bring up", name))?;
         give(&mut routes, false)?;
-        for route in &self.network.routes {
+        let mut ways = self.network.routes;
+        if self.network.is_default_gateway {
+            add_default_routes(&mut ways, &attached.ips);
+        }
+        for route in &ways {
             let same = |ip: &&Ip| ip.address.ip.is_ipv4() == route.dst.ip.is_ipv4();
             let gateway = route.gw.or_else(|| attached.ips.iter().find(same).and_then(|ip| ip.gateway));
             let words = format!("{}/{}", route.dst.ip, route.dst.prefix);
-            let added = routes.add_route(link.index, route.dst, gateway);
+            let added = routes.add_route(own.index, route.dst, gateway);
             added.map_err(Problem::kernel("add a route to", words))?;
         }
-        let host = self.carrying(&mut attached)?;
+        let host = carrying(&mut attached)?;
         let answer = Answer {
             interfaces: vec![
                 attached.bridge,
                 shown(&attached.host, host.mac, ""),
-                shown(name, link.mac, &self.parameters.netns),
+                shown(name, own.mac, &self.parameters.netns),
             ],
             ips: attached.ips,
-            routes: self.network.routes,
+            routes: ways,
             dns: self.network.dns,
         };
         answer.to_json(Version::V100).map_err(Problem::Config)
-    }
-
-    fn carrying(&self, attached: &mut Attached) -> Result<Link, Problem> {
-        let begun = Instant::now();
-        loop {
-            let link = self.link(&mut attached.routes, &attached.host)?;
-            let left = CARRIER.saturating_sub(begun.elapsed());
-            if link.carries {
-                return Ok(link);
-            }
-            if left.is_zero() {
-                return Err(Problem::Down(attached.host.clone()));
-            }
-            attached.changes.wait(left).map_err(Problem::kernel("wait for", &attached.host))?;
-        }
     }
 
     /// Takes away whatever there is of the pod: its interface, its addresses, and the rules with the network's last one.
@@ -242,7 +237,9 @@ impl Call {
             })
             .await??;
         }
+        let turn = self.turn.clone().lock_owned().await;
         blocking(move || {
+            let _turn = turn;
             let network = &self.network;
             let store = Store::open(&network.data_dir, &network.network, self.limit)?;
             let likely: Vec<IpAddr> = previous.ips.iter().map(|ip| ip.address.ip).collect();
@@ -250,11 +247,8 @@ impl Call {
             if !network.ip_masq || !store.is_empty()? {
                 return Ok(());
             }
-            for range in network.ranges.iter().flatten() {
-                let removed = rules.with(|masquerade| masquerade.remove(&network.network, range.subnet));
-                removed.map_err(Problem::kernel("end masquerading of", &network.network))?;
-            }
-            Ok(())
+            let removed = rules.with(|masquerade| masquerade.remove(&network.network));
+            removed.map_err(Problem::kernel("end masquerading of", &network.network))
         })
         .await
     }
@@ -265,12 +259,12 @@ impl Call {
         let previous = previous(request);
         inside(&netns, move || {
             let mut routes = Routes::open().map_err(Problem::kernel("open", "rtnetlink"))?;
-            let link = self.link(&mut routes, &name)?;
-            let there = routes.addresses(link.index).map_err(Problem::kernel("list addresses of", &name))?;
+            let own = link(&mut routes, &name)?;
+            let there = routes.addresses(own.index).map_err(Problem::kernel("list addresses of", &name))?;
             if let Some(ip) = previous.ips.iter().find(|ip| !there.contains(&ip.address)) {
                 return Err(Problem::Changed(format!("{name} has no longer {}", ip.address.ip)));
             }
-            let there = routes.destinations(link.index).map_err(Problem::kernel("list routes of", &name))?;
+            let there = routes.destinations(own.index).map_err(Problem::kernel("list routes of", &name))?;
             match previous.routes.iter().find(|route| !there.contains(&route.dst)) {
                 None => Ok(()),
                 Some(Route { dst, .. }) => Err(Problem::Changed(format!(
@@ -281,11 +275,36 @@ impl Call {
         })
         .await?
     }
+}
 
-    pub async fn gc(self, request: &Value) -> Result<(), Problem> {
-        let valid = valid_attachments(request);
-        blocking(move || Store::open(&self.network.data_dir, &self.network.network, self.limit)?.keep(&valid))
-            .await
+/// The pod's gateways are its ways to everywhere.
+fn add_default_routes(routes: &mut Vec<Route>, ips: &[Ip]) {
+    for gateway in ips.iter().filter_map(|ip| ip.gateway) {
+        let any = if gateway.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+        let dst = Net { ip: any, prefix: 0 };
+        if !routes.iter().any(|route| route.dst == dst) {
+            routes.push(Route { gw: Some(gateway), ..Route::to(dst) });
+        }
+    }
+}
+
+fn link(routes: &mut Routes, name: &str) -> Result<Link, Problem> {
+    let found = routes.link(name).map_err(Problem::kernel("look at", name))?;
+    found.ok_or_else(|| Problem::Changed(format!("interface {name:?} is gone")))
+}
+
+fn carrying(attached: &mut Attached) -> Result<Link, Problem> {
+    let begun = Instant::now();
+    loop {
+        let found = link(&mut attached.routes, &attached.host)?;
+        let left = CARRIER.saturating_sub(begun.elapsed());
+        if found.carries {
+            return Ok(found);
+        }
+        if left.is_zero() {
+            return Err(Problem::Down(attached.host.clone()));
+        }
+        attached.changes.wait(left).map_err(Problem::kernel("wait for", &attached.host))?;
     }
 }
 

@@ -23,15 +23,16 @@ impl Genuine {
         let Ok(mut file) = File::open(path) else { return false };
         let Ok(metadata) = file.metadata() else { return false };
         let stamp = (metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len());
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.get(path) {
-            Some((seen, genuine)) if *seen == stamp => *genuine,
-            _ => {
-                let genuine = metadata.len() <= MAX && names_source(&mut file).unwrap_or(false);
-                known.insert(path.to_owned(), (stamp, genuine));
-                genuine
-            }
+        // Not held while the program is read: its disk may hang.
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((seen, genuine)) = lock().get(path)
+            && *seen == stamp
+        {
+            return *genuine;
         }
+        let genuine = metadata.len() <= MAX && names_source(&mut file).unwrap_or(false);
+        lock().insert(path.to_owned(), (stamp, genuine));
+        genuine
     }
 }
 

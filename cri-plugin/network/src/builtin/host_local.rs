@@ -96,7 +96,10 @@ impl Store {
         let mut options = OpenOptions::new();
         let mut file = match options.write(true).create_new(true).mode(0o644).open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match nobodys(&path) {
+                Some(file) => file,
+                None => return Ok(false),
+            },
             Err(error) => return Err(super::file("make", &path)(error)),
         };
         let text = format!("{}{SEPARATOR}{}", owner.container, owner.interface);
@@ -117,12 +120,6 @@ impl Store {
             return own.iter().try_for_each(|path| remove(path));
         }
         self.remove_all(|text| owner.is(text))
-    }
-
-    /// Gives back everything that belongs to none of these, containers and interfaces.
-    pub fn keep(&self, valid: &[(String, String)]) -> Result<(), Problem> {
-        let all: Vec<_> = valid.iter().map(|(container, interface)| Owner { container, interface }).collect();
-        self.remove_all(|text| !all.iter().any(|owner| owner.is(text)))
     }
 
     /// Whether nobody has an address.
@@ -149,6 +146,14 @@ impl Store {
         }
         Ok(all)
     }
+}
+
+/// A file that somebody made and did not come to write: it would belong to nobody for ever.
+fn nobodys(path: &Path) -> Option<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    (metadata.is_file() && metadata.len() == 0).then_some(file)
 }
 
 fn remove(path: &Path) -> Result<(), Problem> {
@@ -215,7 +220,9 @@ mod tests {
         }
         let full = store.reserve(0, &set(), owner("g")).unwrap_err();
         assert!(full.to_string().contains("10.1.0.1-10.1.0.6"), "{full}");
-        store.keep(&[("a".into(), "eth0".into())]).unwrap();
+        for container in ["c", "d", "e", "f"] {
+            store.release(owner(container), &[]).unwrap();
+        }
         assert!(!store.is_empty().unwrap());
         store.release(owner("a"), &["10.1.0.2".parse().unwrap()]).unwrap();
         assert!(store.is_empty().unwrap());
@@ -226,6 +233,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), "net", LIMIT).unwrap();
         let path = |name: &str| dir.path().join("net").join(name);
+        fs::write(path("10.1.0.2"), "").unwrap();
+        assert_eq!(reserve(&store, "pod2"), "10.1.0.2", "whoever made it died before it was written");
         fs::write(path("10.1.0.5"), "pod1\n").unwrap();
         fs::write(path("notes"), "pod1\r\neth0").unwrap();
         std::os::unix::fs::symlink(path("notes"), path("10.1.0.6")).unwrap();

@@ -5,10 +5,11 @@
 //! it knows, and when the plugin directories have the reference plugin under that name, or nothing: a program of somebody
 //! else is run, as is one for every other configuration. It keeps to the plugins' own forms on disk and in the kernel
 //! where others see them: addresses are reserved in host-local's files under host-local's lock, interfaces and results are
-//! alike. Only masquerading differs: one rule of nftables for a network's subnet instead of chains of iptables for each
-//! pod.
+//! alike. Masquerading differs: one rule of nftables for a network's subnet instead of chains of iptables for each pod; and
+//! a check looks at the pod's interface, not at the bridge.
 //!
-//! What a built-in has done only a built-in undoes: the attachment remembers.
+//! What a built-in has done a built-in undoes: the attachment remembers. Where it is lost, a program that is there takes
+//! away what it knows of.
 
 mod bridge;
 mod error;
@@ -17,6 +18,7 @@ mod host_local;
 mod ranges;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,6 +42,9 @@ pub struct Builtin {
     masquerade: Arc<Rules>,
     /// How long somebody else may hold a network's addresses locked.
     limit: Duration,
+    /// By network: one call of this daemon at a time waits for the lock of its addresses, so that one that is held for
+    /// long takes one thread.
+    turns: Arc<Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
 /// The kernel's rules, spoken to through one socket from the first use on.
@@ -62,7 +67,14 @@ impl Rules {
 impl Builtin {
     /// One that is not `enabled` takes nothing, but still undoes what was done.
     pub fn new(enabled: bool, dirs: &[PathBuf], limit: Duration) -> Self {
-        Self { enabled, dirs: dirs.into(), genuine: Arc::default(), masquerade: Arc::default(), limit }
+        Self {
+            enabled,
+            dirs: dirs.into(),
+            genuine: Arc::default(),
+            masquerade: Arc::default(),
+            limit,
+            turns: Arc::default(),
+        }
     }
 
     /// Whether there is a built-in of that name.
@@ -130,14 +142,21 @@ impl Builtin {
         }
     }
 
+    fn turn(&self, network: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(network.to_owned()).or_default().clone()
+    }
+
     async fn bridge(&self, verb: Verb, call: Parameters, request: Value) -> Result<Value, Problem> {
-        let call = bridge::Call { network: Bridge::parse(&request)?, parameters: call, limit: self.limit };
+        let network = Bridge::parse(&request)?;
+        let turn = self.turn(&network.network);
+        let call = bridge::Call { network, parameters: call, limit: self.limit, turn };
         match verb {
             Verb::Add => call.add(self.masquerade.clone()).await,
             Verb::Del => call.del(self.masquerade.clone(), &request).await.map(|()| Value::Null),
             Verb::Check => call.check(&request).await.map(|()| Value::Null),
-            Verb::Gc => call.gc(&request).await.map(|()| Value::Null),
-            Verb::Status | Verb::Version => Ok(Value::Null),
+            // As with the reference plugin; what is left of pods is known by their attachments.
+            Verb::Gc | Verb::Status | Verb::Version => Ok(Value::Null),
         }
     }
 }

@@ -52,6 +52,10 @@ impl Range {
         ip.is_ipv4() == self.start.is_ipv4() && (self.start..=self.end).contains(&ip)
     }
 
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.has(other.start) || other.has(self.start)
+    }
+
     /// The pod's address with the length of the subnet's prefix.
     pub fn net(&self, ip: IpAddr) -> Net {
         Net { ip, prefix: self.subnet.prefix }

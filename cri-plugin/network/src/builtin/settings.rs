@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::error::Problem;
 use super::ranges::Range;
@@ -30,6 +30,8 @@ pub struct Bridge {
     /// An address is taken from one range of each set.
     pub ranges: Vec<Vec<Range>>,
     pub routes: Vec<Route>,
+    /// The bridge is the way to everywhere, in each family that the pod has an address of.
+    pub is_default_gateway: bool,
 }
 
 #[derive(Deserialize)]
@@ -147,10 +149,11 @@ impl Bridge {
             |r: WireRange| Range::new(r.subnet, &r.range_start, &r.range_end, &r.gateway).map_err(config);
         let set = |set: Vec<WireRange>| set.into_iter().map(range).collect::<Result<Vec<_>, _>>();
         let ranges = ranges.into_iter().map(set).collect::<Result<Vec<_>, _>>()?;
-        let mut routes = ipam.routes.into_iter().map(route).collect::<Result<Vec<_>, _>>().map_err(config)?;
-        if wire.is_default_gateway {
-            add_default_routes(&mut routes, &ranges);
+        check(&ranges).map_err(config)?;
+        if wire.hairpin_mode && wire.promisc_mode {
+            return Err(config("hairpinMode and promiscMode do not go together".into()));
         }
+        let routes = ipam.routes.into_iter().map(route).collect::<Result<Vec<_>, _>>().map_err(config)?;
         Ok(Self {
             network: wire.name,
             bridge: wire.bridge,
@@ -168,18 +171,25 @@ impl Bridge {
             },
             ranges,
             routes,
+            is_default_gateway: wire.is_default_gateway,
         })
     }
 }
 
-/// The bridge is the way to everywhere, in each family that it has an address of.
-fn add_default_routes(routes: &mut Vec<Route>, ranges: &[Vec<Range>]) {
-    for range in ranges.iter().filter_map(|set| set.first()) {
-        let any = if range.gateway.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let dst = Net { ip: any, prefix: 0 };
-        if !routes.iter().any(|route| route.dst == dst) {
-            routes.push(Route { gw: Some(range.gateway), ..Route::to(dst) });
+/// No address is in two ranges, and those of a set are of one family.
+fn check(ranges: &[Vec<Range>]) -> Result<(), String> {
+    let all: Vec<_> = ranges.iter().flatten().collect();
+    for (i, range) in all.iter().enumerate() {
+        if let Some(other) = all[..i].iter().find(|other| other.overlaps(range)) {
+            return Err(format!(
+                "ranges {}-{} and {}-{} overlap",
+                other.start, other.end, range.start, range.end
+            ));
         }
+    }
+    match ranges.iter().any(|set| set.iter().any(|range| range.start.is_ipv4() != set[0].start.is_ipv4())) {
+        true => Err("a set of ranges has both families".into()),
+        false => Ok(()),
     }
 }
 
@@ -212,14 +222,6 @@ pub fn is_link_name(name: &str) -> bool {
     !name.is_empty() && name.len() < 16 && !matches!(name, "." | "..") && name.bytes().all(fits)
 }
 
-/// The attachments that are still good, of a request to collect: container and interface.
-pub fn valid_attachments(request: &Value) -> Vec<(String, String)> {
-    let text = |map: &Map<String, Value>, key: &str| Some(map.get(key)?.as_str()?.to_owned());
-    let all = request.get("cni.dev/valid-attachments").or_else(|| request.get("cni.dev/attachments"));
-    let all = all.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object);
-    all.filter_map(|map| Some((text(map, "containerID")?, text(map, "ifname")?))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,7 +247,7 @@ mod tests {
         assert_eq!(bridge.data_dir, PathBuf::from("/var/lib/cni/networks"));
         let routes: Vec<_> =
             bridge.routes.iter().map(|r| (r.dst.prefix, r.gw.unwrap().to_string())).collect();
-        assert_eq!(routes, [(16, "10.1.0.9".to_owned()), (0, "10.1.0.1".to_owned())]);
+        assert_eq!((routes, bridge.is_default_gateway), (vec![(16, "10.1.0.9".to_owned())], true));
         assert_eq!(bridge.ranges[0][0].start.to_string(), "10.1.2.0");
     }
 
@@ -260,6 +262,9 @@ mod tests {
             ("", json!({"bridge": "../x"})),
             ("", json!({"bridge": "a-name-that-is-too-long"})),
             ("", json!({"runtimeConfig": {"mac": "02:00"}})),
+            ("", json!({"hairpinMode": true, "promiscMode": true})),
+            ("/ipam", json!({"ranges": [[{"subnet": "10.1.4.0/24"}]]})),
+            ("/ipam", json!({"ranges": [[{"subnet": "10.2.0.0/24"}, {"subnet": "fd00::/64"}]]})),
             ("/ipam", json!({"type": "dhcp"})),
             ("/ipam", json!({"resolvConf": "/etc/resolv.conf"})),
             ("/ipam", json!({"subnet": "10.1.0.0/33"})),

@@ -239,7 +239,12 @@ impl Caller {
     ) -> Result<Vec<u8>> {
         let limit = if verb == Verb::Status { self.limits.status } else { self.limits.exec };
         match by {
-            By::Builtin => self.builtin.run(&plugin.kind, verb, parameters, value(&request)).await,
+            By::Builtin => {
+                let run = self.builtin.run(&plugin.kind, verb, parameters, value(&request));
+                tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
+                    Err(Error::TimedOut { plugin: plugin.kind.clone(), operation: verb.word(), limit })
+                })
+            }
             By::Program => self.plugins.run(&plugin.kind, verb, parameters, request, limit).await,
         }
     }

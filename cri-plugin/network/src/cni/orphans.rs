@@ -41,25 +41,28 @@ fn kill(pid: Pid, mark: &[u8]) -> Option<OwnedFd> {
     // Held before it is looked at: the number may become another's.
     let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     let of = |file: &str| fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero()));
-    let environment = of("environ").ok()?;
-    if !environment.split(|byte| *byte == 0).any(|variable| variable == mark) {
+    if !is_marked(pid.as_raw_nonzero().get(), mark) {
         return None;
     }
-    let stat = String::from_utf8(of("stat").ok()?).ok()?;
-    if has_own_session(&stat)? {
+    let (group, session) = groups(&String::from_utf8_lossy(&of("stat").ok()?))?;
+    // A plugin is made the leader of a group; its session is the daemon's.
+    if group == session || is_marked(session, mark) {
         return None;
     }
     pidfd_send_signal(&process, Signal::KILL).ok()?;
     Some(process)
 }
 
-/// Whether a process is in a session that it, or who started it, made. A plugin is made the leader of a group, not of a
-/// session.
-fn has_own_session(stat: &str) -> Option<bool> {
+fn is_marked(pid: i32, mark: &[u8]) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+}
+
+/// Group and session of a process, out of its `stat`.
+fn groups(stat: &str) -> Option<(i32, i32)> {
     // The name in brackets may have anything in it.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(2);
-    let (group, session) = (fields.next()?, fields.next()?);
-    Some(group == session)
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -69,10 +72,9 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_session_is_told_from_a_group() {
-        assert_eq!(has_own_session("7 (a b) S) S 1 7 3 0"), Some(false));
-        assert_eq!(has_own_session("7 (a) S 1 7 7 0"), Some(true));
-        assert_eq!(has_own_session("7 (a)"), None);
+    fn group_and_session_are_read_whatever_the_name() {
+        assert_eq!(groups("7 (a b) S) S 1 7 3 0"), Some((7, 3)));
+        assert_eq!(groups("7 (a)"), None);
     }
 
     #[test]

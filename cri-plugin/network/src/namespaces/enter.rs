@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
+use crate::netlink::route::Routes;
 
 /// Enough for the calls made here: they keep nothing large on the stack.
 const STACK: usize = 128 << 10;
@@ -75,55 +76,6 @@ async fn reach(socket: io::Result<OwnedFd>, ip: IpAddr, port: u16, limit: Durati
 
 /// Brings up the loopback interface of this thread's network namespace; the kernel gives it its addresses.
 pub(super) fn raise_loopback() -> Result<(), Errno> {
-    // No protocol is the first of them, NETLINK_ROUTE.
-    let flags = SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-    let request = loopback_request();
-    rustix::net::send(&socket, &request, SendFlags::empty())?;
-    let mut answer = [0_u8; 256];
-    let (length, _) = rustix::net::recv(&socket, &mut answer[..], RecvFlags::empty())?;
-    acknowledged(&answer[..length.min(256)])
-}
-
-/// `RTM_NEWLINK` for interface 1, which loopback always is: nlmsghdr, then ifinfomsg.
-fn loopback_request() -> [u8; 32] {
-    let mut message = [0; 32];
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-    message[0..4].copy_from_slice(&32_u32.to_ne_bytes());
-    message[4..6].copy_from_slice(&libc::RTM_NEWLINK.to_ne_bytes());
-    message[6..8].copy_from_slice(&flags.to_ne_bytes());
-    // 8..16: sequence and port, 16..20: family and type; all nothing.
-    message[20..24].copy_from_slice(&1_i32.to_ne_bytes());
-    let up = (libc::IFF_UP as u32).to_ne_bytes();
-    message[24..28].copy_from_slice(&up);
-    message[28..32].copy_from_slice(&up);
-    message
-}
-
-/// Reads the answer: an nlmsghdr of type `NLMSG_ERROR`, then minus the error, or nought.
-fn acknowledged(answer: &[u8]) -> Result<(), Errno> {
-    let kind = answer.get(4..6).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes);
-    let code = answer.get(16..20).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
-    match (kind, code) {
-        (Some(kind), Some(code)) if i32::from(kind) == libc::NLMSG_ERROR => match code {
-            0 => Ok(()),
-            code => Err(Errno::from_raw_os_error(code.saturating_neg())),
-        },
-        _ => Err(Errno::PROTO),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_of_the_kernel_are_read() {
-        let mut answer = [0_u8; 36];
-        answer[4..6].copy_from_slice(&2_u16.to_ne_bytes());
-        assert_eq!(acknowledged(&answer), Ok(()));
-        answer[16..20].copy_from_slice(&(-1_i32).to_ne_bytes());
-        assert_eq!(acknowledged(&answer), Err(Errno::PERM));
-        assert_eq!(acknowledged(&answer[..10]), Err(Errno::PROTO));
-    }
+    // Always the first.
+    Routes::open()?.set_up(1)
 }

@@ -1,7 +1,8 @@
 //! Netlink, as far as the networks of pods need it: requests are built, sent, and their answers read.
 //!
 //! One module for both families that are spoken here: [`route`] for links, addresses and routes, [`nft`] for rules. These
-//! functions block, though never longer than [`LIMIT`] for one answer. A socket stays in the network namespace that it was
+//! functions block, for as long as the kernel waits for locks of its own; an answer is not waited for longer than
+//! [`LIMIT`]. A socket stays in the network namespace that it was
 //! made in, whatever thread uses it.
 
 pub mod nft;
@@ -24,12 +25,13 @@ const ATTRIBUTE: usize = 4;
 const NESTED: u16 = 1 << 15;
 /// In a message's flags: what it tells of has changed meanwhile.
 const INTERRUPTED: u16 = 0x10;
+/// How often a list is asked for that changes while it is read.
+const TRIES: usize = 10;
 
 const REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 const ACK: u16 = libc::NLM_F_ACK as u16;
 pub const CREATE: u16 = libc::NLM_F_CREATE as u16;
 pub const EXCLUSIVE: u16 = libc::NLM_F_EXCL as u16;
-pub const REPLACE: u16 = libc::NLM_F_REPLACE as u16;
 pub const APPEND: u16 = libc::NLM_F_APPEND as u16;
 pub const DUMP: u16 = libc::NLM_F_DUMP as u16;
 
@@ -162,6 +164,17 @@ impl Socket {
         self.gather(self.sequence, self.sequence)
     }
 
+    /// Asks for a list, again where it has changed while it was read.
+    pub fn dump(&mut self, request: impl Fn() -> Request) -> Result<Vec<Message>, Errno> {
+        for _ in 1..TRIES {
+            match self.fetch(request()) {
+                Err(Errno::INTR) => {}
+                outcome => return outcome,
+            }
+        }
+        self.fetch(request())
+    }
+
     /// Sends several messages at once, which the family takes as a whole; the last but one is to be acknowledged.
     fn batch(&mut self, mut requests: Vec<Request>) -> Result<(), Errno> {
         let first = self.sequence + 1;
@@ -179,9 +192,11 @@ impl Socket {
         self.gather(first, first + acknowledged as u32).map(drop)
     }
 
-    /// Reads until the message of sequence `last` is acknowledged, or one since `first` is refused.
+    /// Reads until the message of sequence `last` is acknowledged, or one since `first` is refused. `EINTR` is a list that
+    /// has changed meanwhile; it is read to its end all the same, as the socket takes no other request before.
     fn gather(&mut self, first: u32, last: u32) -> Result<Vec<Message>, Errno> {
         let mut told = Vec::new();
+        let mut interrupted = false;
         let mut buffer = vec![0; BUFFER];
         loop {
             let (length, whole) = rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::TRUNC)?;
@@ -195,11 +210,10 @@ impl Socket {
                 if !(first..=last).contains(&message.sequence) {
                     continue;
                 }
-                if message.flags & INTERRUPTED != 0 {
-                    return Err(Errno::AGAIN);
-                }
+                interrupted |= message.flags & INTERRUPTED != 0;
                 match i32::from(message.kind) {
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => match message.code() {
+                        0 if message.sequence == last && interrupted => return Err(Errno::INTR),
                         0 if message.sequence == last => return Ok(told),
                         0 => {}
                         code => return Err(Errno::from_raw_os_error(code.saturating_neg())),

@@ -116,11 +116,18 @@ impl Masquerade {
         self.commit(vec![table, chain, rule.attribute(RULE_USERDATA, &comment)])
     }
 
-    /// Takes a network's rule for a subnet away, and what holds no rule any more.
-    pub fn remove(&mut self, network: &str, subnet: Net) -> Result<(), Errno> {
-        let (family, comment) = (Family::of(subnet.ip), comment(network, subnet));
+    /// Takes all rules of a network away, and what holds no rule any more.
+    pub fn remove(&mut self, network: &str) -> Result<(), Errno> {
+        [IpAddr::from([0; 4]), IpAddr::from([0; 16])]
+            .into_iter()
+            .try_for_each(|any| self.remove_in(Family::of(any), &comment_start(network)))
+    }
+
+    fn remove_in(&mut self, family: Family, start: &str) -> Result<(), Errno> {
         let rules = self.rules(family)?;
-        let (own, others): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.userdata == comment);
+        let (own, others): (Vec<_>, Vec<_>) = rules
+            .into_iter()
+            .partition(|rule| rule.userdata.get(2..).is_some_and(|text| text.starts_with(start.as_bytes())));
         if own.is_empty() {
             return Ok(());
         }
@@ -137,16 +144,9 @@ impl Masquerade {
     }
 
     fn rules(&mut self, family: Family) -> Result<Vec<Rule>, Errno> {
-        let mut outcome = Err(Errno::AGAIN);
-        // Others change their rules meanwhile.
-        for _ in 0..10 {
-            let request = family.message(libc::NFT_MSG_GETRULE, DUMP);
-            outcome = self.0.fetch(request.text(RULE_TABLE, TABLE).text(RULE_CHAIN, CHAIN));
-            if !matches!(outcome, Err(Errno::AGAIN)) {
-                break;
-            }
-        }
-        match outcome {
+        let request =
+            || family.message(libc::NFT_MSG_GETRULE, DUMP).text(RULE_TABLE, TABLE).text(RULE_CHAIN, CHAIN);
+        match self.0.dump(request) {
             Ok(told) => Ok(told.iter().filter_map(Rule::read).collect()),
             Err(Errno::NOENT) => Ok(Vec::new()),
             Err(errno) => Err(errno),
@@ -183,9 +183,14 @@ impl Rule {
     }
 }
 
+/// How the comments of a network's rules begin.
+fn comment_start(network: &str) -> String {
+    format!("network {network} ")
+}
+
 /// A rule's comment as nft shows it: type, length, text with a nought.
 fn comment(network: &str, subnet: Net) -> Vec<u8> {
-    let mut text = format!("network {network} {}/{}", subnet.ip, subnet.prefix).into_bytes();
+    let mut text = format!("{}{}/{}", comment_start(network), subnet.ip, subnet.prefix).into_bytes();
     // A network's name may have 200 bytes, a comment 255.
     text.push(0);
     let mut all = vec![COMMENT, text.len() as u8];

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
-use super::{CREATE, DUMP, EXCLUSIVE, Message, REPLACE, Request, Socket};
+use super::{APPEND, CREATE, DUMP, EXCLUSIVE, Message, Request, Socket};
 use crate::cni::Net;
 
 // linux/if_link.h, linux/if_addr.h, linux/rtnetlink.h, linux/veth.h: what libc does not have.
@@ -42,8 +42,6 @@ const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 const ROUTE_HEADER: usize = 12;
 const UP: u32 = libc::IFF_UP as u32;
-/// How often a list is asked for that changes while it is read.
-const TRIES: usize = 10;
 
 /// An address of hardware.
 pub type Mac = [u8; 6];
@@ -222,7 +220,7 @@ impl Routes {
 
     /// The addresses of a link.
     pub fn addresses(&mut self, index: i32) -> Result<Vec<Net>, Errno> {
-        let told = self.list(|| Request::new(libc::RTM_GETADDR, DUMP, &[0; ADDRESS_HEADER]))?;
+        let told = self.0.dump(|| Request::new(libc::RTM_GETADDR, DUMP, &[0; ADDRESS_HEADER]))?;
         let own = |message: &Message| {
             let header: [u8; ADDRESS_HEADER] = message.header()?;
             let of = i32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
@@ -254,7 +252,7 @@ impl Routes {
         self.0.ask(request.attribute(IFA_LOCAL, &octets(net.ip)))
     }
 
-    /// A way to a network: by a gateway, or straight. One that is there is replaced.
+    /// A way to a network: by a gateway, or straight; one more where there is one already.
     pub fn add_route(&mut self, index: i32, dst: Net, gateway: Option<IpAddr>) -> Result<(), Errno> {
         let straight = gateway.is_none();
         let mut header = [0; ROUTE_HEADER];
@@ -264,7 +262,7 @@ impl Routes {
         header[5] = libc::RTPROT_BOOT;
         header[6] = if straight { libc::RT_SCOPE_LINK } else { libc::RT_SCOPE_UNIVERSE };
         header[7] = libc::RTN_UNICAST;
-        let mut request = Request::new(libc::RTM_NEWROUTE, CREATE | REPLACE, &header);
+        let mut request = Request::new(libc::RTM_NEWROUTE, CREATE | APPEND, &header);
         if dst.prefix > 0 {
             request = request.attribute(RTA_DST, &octets(dst.ip));
         }
@@ -276,7 +274,7 @@ impl Routes {
 
     /// Where the main table's routes over a link lead to.
     pub fn destinations(&mut self, index: i32) -> Result<Vec<Net>, Errno> {
-        let told = self.list(|| Request::new(libc::RTM_GETROUTE, DUMP, &[0; ROUTE_HEADER]))?;
+        let told = self.0.dump(|| Request::new(libc::RTM_GETROUTE, DUMP, &[0; ROUTE_HEADER]))?;
         let own = |message: &Message| {
             let header: [u8; ROUTE_HEADER] = message.header()?;
             let over = message.attribute(ROUTE_HEADER, RTA_OIF)?;
@@ -288,17 +286,6 @@ impl Routes {
             Some(Net { ip, prefix: header[1] })
         };
         Ok(told.iter().filter_map(own).collect())
-    }
-
-    fn list(&mut self, request: impl Fn() -> Request) -> Result<Vec<Message>, Errno> {
-        let mut outcome = Err(Errno::AGAIN);
-        for _ in 0..TRIES {
-            outcome = self.0.fetch(request());
-            if !matches!(outcome, Err(Errno::AGAIN)) {
-                break;
-            }
-        }
-        outcome
     }
 }
 

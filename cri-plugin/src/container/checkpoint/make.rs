@@ -34,7 +34,7 @@ const PART: usize = 1 << 20;
 impl Cri {
     /// *Unimplemented* with the embedded runtime, which has nothing that could dump a process; *failed precondition* where
     /// CRIU is missing or switched off; *deadline exceeded* where the dump takes longer than the request allows, in seconds,
-    /// or without a limit of its own longer than the task manager does.
+    /// or than the shim allows its runtime. The container goes on when the runtime has let go of it.
     pub async fn checkpoint_container(
         self: &Arc<Self>,
         request: cri::CheckpointContainerRequest,
@@ -119,6 +119,9 @@ impl Cri {
         }
         // Also where it could not be paused: the answer may have come too late.
         let resumed = self.tasks.resume(&self.cx, &container.id).await;
+        if let Err(error) = &resumed {
+            tracing::error!(id = %container.id, error = %error.chain(), "the container does not go on after its checkpoint");
+        }
         dumped.and(resumed.map_err(|error| error.context("let the container go on")))
     }
 
@@ -159,16 +162,15 @@ impl Cri {
         })?;
         let upper = snapshotter.mounts(cx, &record.snapshot_key).await?;
         let parent = snapshotter.stat(cx, &record.snapshot_key).await?.parent;
-        let key = format!("{}-checkpoint", record.snapshot_key);
+        let lease = cx.lease.as_deref().unwrap_or_default();
+        let key = format!("{}-checkpoint-{lease}", record.snapshot_key);
         let lower = if parent.is_empty() {
             Vec::new()
         } else {
             snapshotter.view(cx, &key, &parent, Labels::new()).await?
         };
-        let compare = CompareOptions {
-            reference: format!("checkpoint-{}", cx.lease.as_deref().unwrap_or_default()),
-            ..CompareOptions::default()
-        };
+        let compare =
+            CompareOptions { reference: format!("checkpoint-{lease}"), ..CompareOptions::default() };
         let compared = differ.compare(cx, &lower, &upper, compare).await;
         if !parent.is_empty()
             && let Err(error) = snapshotter.remove(cx, &key).await

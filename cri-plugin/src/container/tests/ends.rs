@@ -62,3 +62,23 @@ async fn a_task_that_no_record_names_is_taken_down() {
     assert_eq!(stack.found(&known).phase(), Phase::Running);
     assert_eq!(stack.cri.tasks.ids(&stack.cri.cx).await, std::slice::from_ref(&known.id));
 }
+
+#[tokio::test]
+async fn a_start_that_was_given_up_runs_nothing_later() {
+    let stack = Stack::new().await;
+    let container = stack.made("a", ContainerStatus::default()).await;
+    stack.tasks.hung_create.store(true, Ordering::SeqCst);
+    let (starting, stopping) = tokio::join!(stack.start(&container), async {
+        until(|| stack.tasks.calls().contains(&format!("create {}", container.id))).await;
+        stack.stop(&container, 1).await
+    });
+    stopping.unwrap();
+    starting.unwrap_err();
+    stack.tasks.release.notify_one();
+    let taken_back = || stack.tasks.calls().iter().filter(|call| call.starts_with("delete ")).count() >= 2;
+    until(taken_back).await;
+    stack.idle(&container).await;
+    assert!(!stack.tasks.calls().contains(&format!("start {}", container.id)));
+    assert_eq!(stack.written(&container.id).await.reason, "StartError");
+    assert!(stack.cri.tasks.ids(&stack.cri.cx).await.is_empty(), "no task is left");
+}

@@ -53,6 +53,9 @@ pub struct FakeTasks {
     /// Nothing that is asked for to end ends.
     pub hung: AtomicBool,
     pub refuse_start: AtomicBool,
+    /// Creates do not come to an end before they are released.
+    pub hung_create: AtomicBool,
+    pub release: tokio::sync::Notify,
     /// Starts do not come to an end.
     pub hung_start: AtomicBool,
     pub refuse_update: AtomicBool,
@@ -105,6 +108,9 @@ impl Tasks for FakeTasks {
                 assert!(std::path::Path::new(from).is_dir(), "{from} is there");
                 self.note(format!("restore {id} {from}"));
             }
+        }
+        if self.hung_create.load(Ordering::SeqCst) {
+            self.release.notified().await;
         }
         self.insert(id, "", Fake::new(Status::Created, &options.io));
         Ok(42)
