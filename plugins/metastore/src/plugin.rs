@@ -30,6 +30,7 @@ struct Engines;
 impl Plugin for Engines {
     type Kind = MetaStoreKind;
     const ID: &'static str = "default";
+    const VITAL: bool = true;
 
     fn init(ctx: &InitContext) -> Result<Arc<dyn MetaStore>> {
         let config: Config = ctx.config()?;
