@@ -127,15 +127,19 @@ impl Error {
 
     /// The whole chain in one line, for the log and for a status that tools show.
     pub fn chain(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = std::error::Error::source(self.cause());
-        while let Some(error) = cause {
-            line.push_str(": ");
-            line.push_str(&error.to_string());
-            cause = error.source();
-        }
-        line
+        with_sources(self.to_string(), self.cause())
     }
+}
+
+/// A message, and after it those of all sources of an error.
+pub(crate) fn with_sources(mut line: String, error: &dyn std::error::Error) -> String {
+    let mut source = error.source();
+    while let Some(error) = source {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        source = error.source();
+    }
+    line
 }
 
 impl From<Error> for windlass_core::Error {

@@ -72,13 +72,11 @@ impl Cri {
             }
         };
         // Not before it is written down: with its task the shim forgets how the container ended.
-        let written =
-            async { self.write_end(container, &status).await.then(|| self.spawn_deletion(&container.id)) };
+        let written = async {
+            self.write_end_at_last(container, &status).await.then(|| self.spawn_deletion(&container.id))
+        };
         let ((), deletion) = tokio::join!(drained, written);
         container.set_status(status);
-        if deletion.is_none() {
-            self.write_end_later(container);
-        }
         self.stopped_in_plugins(container).await;
         self.tell(container, cri::ContainerEventType::ContainerStoppedEvent).await;
         if let Some(deletion) = deletion {
@@ -86,9 +84,23 @@ impl Cri {
         }
     }
 
+    /// Writes an end down; false where that fails. Then it is gone on with behind the caller, who holds the container's lock
+    /// and lets the status be seen.
+    pub(super) async fn write_end_at_last(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        status: &ContainerStatus,
+    ) -> bool {
+        let written = self.write_end(container, status).await;
+        if !written {
+            self.write_end_later(container);
+        }
+        written
+    }
+
     /// Goes on to write an end down; only then is its task deleted. Its shim knows how the container ended as long as it is
     /// there, and after a restart it is asked.
-    pub(super) fn write_end_later(self: &Arc<Self>, container: &Arc<Container>) {
+    fn write_end_later(self: &Arc<Self>, container: &Arc<Container>) {
         let (cri, container) = (Arc::downgrade(self), container.clone());
         tokio::spawn(async move {
             loop {

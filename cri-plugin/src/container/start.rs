@@ -89,8 +89,8 @@ impl Cri {
                     // The end, which the start may have written over.
                     let _guard = container.lock.lock().await;
                     let status = container.status().clone();
-                    if cri.still_there(&container).is_ok() && !cri.write_end(&container, &status).await {
-                        cri.write_end_later(&container);
+                    if cri.still_there(&container).is_ok() {
+                        cri.write_end_at_last(&container, &status).await;
                     }
                 });
                 Err(Error::deadline("it was to be stopped, and its runtime, or a hook of it, did not answer"))
@@ -125,11 +125,8 @@ impl Cri {
             started_at: 0,
             ..container.status().clone()
         };
-        let written = self.write_end(container, &status).await;
+        self.write_end_at_last(container, &status).await;
         container.set_status(status);
-        if !written {
-            self.write_end_later(container);
-        }
         self.tell(container, cri::ContainerEventType::ContainerStoppedEvent).await;
     }
 

@@ -94,8 +94,7 @@ impl Call {
 
     fn ensure_bridge(&self, routes: &mut Routes) -> Result<Link, Problem> {
         let name = &self.network.bridge;
-        let look = |routes: &mut Routes| routes.link(name).map_err(Problem::kernel("look at", name));
-        let found = match look(routes)? {
+        let found = match routes.link(name).map_err(Problem::kernel("look at", name))? {
             Some(link) => link,
             None => {
                 match routes.add_bridge(name, self.network.mtu) {
@@ -133,9 +132,7 @@ impl Call {
                     removed.map_err(Problem::kernel("remove an address of", name))?;
                     continue;
                 }
-                let words = |net: &Net| format!("{}/{}", net.ip, net.prefix);
-                let (found, wanted) = (words(other), words(&wanted));
-                return Err(Problem::OtherAddress { bridge: name.clone(), found, wanted });
+                return Err(Problem::OtherAddress { bridge: name.clone(), found: *other, wanted });
             }
             match (routes.add_address(bridge.index, wanted), bridge.mac) {
                 // Set, it stays; otherwise it is the lowest of the ports' and changes as they come and go.
@@ -207,9 +204,8 @@ impl Call {
         for route in &ways {
             let same = |ip: &&Ip| ip.address.ip.is_ipv4() == route.dst.ip.is_ipv4();
             let gateway = route.gw.or_else(|| attached.ips.iter().find(same).and_then(|ip| ip.gateway));
-            let words = format!("{}/{}", route.dst.ip, route.dst.prefix);
             let added = routes.add_route(own.index, route.dst, gateway);
-            added.map_err(Problem::kernel("add a route to", words))?;
+            added.map_err(Problem::kernel("add a route to", route.dst.to_string()))?;
         }
         let host = carrying(&mut attached)?;
         let answer = Answer {
@@ -267,10 +263,9 @@ impl Call {
             let there = routes.destinations(own.index).map_err(Problem::kernel("list routes of", &name))?;
             match previous.routes.iter().find(|route| !there.contains(&route.dst)) {
                 None => Ok(()),
-                Some(Route { dst, .. }) => Err(Problem::Changed(format!(
-                    "{name} has no longer a route to {}/{}",
-                    dst.ip, dst.prefix
-                ))),
+                Some(Route { dst, .. }) => {
+                    Err(Problem::Changed(format!("{name} has no longer a route to {dst}")))
+                }
             }
         })
         .await?

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use crate::cni::Verb;
-use crate::error::Error;
+use crate::cni::{Net, Verb};
+use crate::error::{Error, with_sources};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
@@ -21,7 +21,7 @@ pub enum Problem {
     #[error(
         "bridge {bridge:?} has the address {found}, not the gateway's {wanted}: remove it, or set forceAddress"
     )]
-    OtherAddress { bridge: String, found: String, wanted: String },
+    OtherAddress { bridge: String, found: Net, wanted: Net },
     #[error("no address is free in {0}: enlarge the range, or remove what is left of pods that are gone")]
     Full(String),
     #[error("{} is locked by another program for too long", .0.display())]
@@ -54,12 +54,7 @@ impl Problem {
             Self::Locked(_) | Self::Full(_) => 11,
             _ => 999,
         };
-        let mut msg = self.to_string();
-        let mut cause = std::error::Error::source(&self);
-        while let Some(error) = cause {
-            msg = format!("{msg}: {error}");
-            cause = error.source();
-        }
+        let msg = with_sources(self.to_string(), &self);
         Error::Failed { plugin: plugin.into(), operation: verb.word(), code, msg, details: String::new() }
     }
 }

@@ -17,13 +17,12 @@ impl Range {
     /// Empty words are host-local's defaults: the subnet's first address is the gateway's, and all but the network's own
     /// and IPv4's broadcast may be given away.
     pub fn new(subnet: Net, start: &str, end: &str, gateway: &str) -> Result<Self, String> {
-        let words = format!("{}/{}", subnet.ip, subnet.prefix);
         let bits: u8 = if subnet.ip.is_ipv4() { 32 } else { 128 };
         if subnet.network() != subnet.ip {
-            return Err(format!("subnet {words} has host bits set"));
+            return Err(format!("subnet {subnet} has host bits set"));
         }
         if subnet.prefix > bits - 2 {
-            return Err(format!("subnet {words} is too small to take addresses from"));
+            return Err(format!("subnet {subnet} is too small to take addresses from"));
         }
         let hosts = u128::MAX.checked_shr(u32::from(128 - bits + subnet.prefix)).unwrap_or_default();
         let at = |offset: u128| address(number(subnet.ip) + offset, bits);
@@ -31,7 +30,7 @@ impl Range {
             "" => Ok(default),
             text => match text.parse::<IpAddr>() {
                 Ok(ip) if Net { ip, prefix: subnet.prefix }.network() == subnet.ip => Ok(ip),
-                _ => Err(format!("{what} {text:?} is not in {words}")),
+                _ => Err(format!("{what} {text:?} is not in {subnet}")),
             },
         };
         let broadcast = u128::from(bits == 32);
@@ -42,7 +41,7 @@ impl Range {
             gateway: read("gateway", gateway, at(1))?,
         };
         if range.start > range.end {
-            Err(format!("range of {words} ends before it begins"))
+            Err(format!("range of {subnet} ends before it begins"))
         } else {
             Ok(range)
         }

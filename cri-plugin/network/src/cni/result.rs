@@ -3,6 +3,7 @@
 //! 0.1 and 0.2 have `ip4` and `ip6`; 0.3 and 0.4 lists, with the family beside each address; 1.0 lists without it; 1.1
 //! more about interfaces and routes. What an older version has no words for is left out.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -264,9 +265,15 @@ impl Net {
     }
 }
 
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix)
+    }
+}
+
 impl Serialize for Net {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}/{}", self.ip, self.prefix))
+        serializer.collect_str(self)
     }
 }
 

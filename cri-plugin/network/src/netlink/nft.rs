@@ -190,7 +190,7 @@ fn comment_start(network: &str) -> String {
 
 /// A rule's comment as nft shows it: type, length, text with a nought.
 fn comment(network: &str, subnet: Net) -> Vec<u8> {
-    let mut text = format!("{}{}/{}", comment_start(network), subnet.ip, subnet.prefix).into_bytes();
+    let mut text = format!("{}{subnet}", comment_start(network)).into_bytes();
     // A network's name may have 200 bytes, a comment 255.
     text.push(0);
     let mut all = vec![COMMENT, text.len() as u8];

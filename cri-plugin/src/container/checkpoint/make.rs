@@ -66,7 +66,7 @@ impl Cri {
             let kind = if paused { OF_PAUSED } else { OF_RUNNING };
             let dir =
                 Directory::new(self.container_dir(&container.id).join(format!("{kind}{lease}"))).await?;
-            self.dump(&cx, container, &record, &dir.0, (paused, limit)).await?;
+            self.dump(&cx, container, &record, &dir.0, paused, limit).await?;
             Ok(dir)
         };
         let dumped: Result<Directory> = dumped.await;
@@ -95,7 +95,8 @@ impl Cri {
         container: &Container,
         record: &container::Container,
         dir: &Path,
-        (paused, limit): (bool, Option<Duration>),
+        paused: bool,
+        limit: Option<Duration>,
     ) -> Result<()> {
         let dumped = async {
             if !paused {

@@ -2,14 +2,15 @@
 
 use super::*;
 
-/// Waits until something is so.
-async fn until(mut so: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+/// Starts a container whose start hangs, and stops it when the call is made that does not come back.
+async fn stop_of_a_hung_start(stack: &Stack, container: &Container, call: &str) -> Error {
+    let call = format!("{call} {}", container.id);
+    let (starting, stopping) = tokio::join!(stack.start(container), async {
+        stack.tasks.until(|calls| calls.contains(&call)).await;
+        stack.stop(container, 1).await
     });
-    waited.await.unwrap();
+    stopping.unwrap();
+    starting.unwrap_err()
 }
 
 #[tokio::test]
@@ -27,7 +28,7 @@ async fn a_task_is_deleted_only_when_its_end_is_written_down() {
     // The daemon is killed, and there is room again: the shim still knows.
     stack.cri.state.containers.remove(&b.id);
     stack.refuse.store(false, Ordering::SeqCst);
-    until(|| deleted(&stack, &a.id)).await;
+    stack.tasks.until(|calls| calls.contains(&format!("delete {}", a.id))).await;
     assert_eq!(stack.written(&a.id).await.exit_code, 7, "written before it was deleted");
     stack.restarted().await;
     let found = stack.found(&b);
@@ -41,12 +42,8 @@ async fn a_start_that_hangs_does_not_hold_a_stop_for_ever() {
     let stack = Stack::new().await;
     let container = stack.made("a", ContainerStatus::default()).await;
     stack.tasks.hung_start.store(true, Ordering::SeqCst);
-    let (starting, stopping) = tokio::join!(stack.start(&container), async {
-        until(|| stack.tasks.calls().contains(&format!("start {}", container.id))).await;
-        stack.stop(&container, 1).await
-    });
-    stopping.unwrap();
-    assert!(starting.unwrap_err().chain().contains("did not answer"));
+    let error = stop_of_a_hung_start(&stack, &container, "start").await;
+    assert!(error.chain().contains("did not answer"));
     assert_eq!(container.phase(), Phase::Exited);
     assert_eq!(stack.written(&container.id).await.reason, "StartError");
     assert!(stack.tasks.calls().contains(&format!("delete {}", container.id)), "no task is left");
@@ -58,7 +55,7 @@ async fn a_task_that_no_record_names_is_taken_down() {
     let known = stack.running("a").await;
     stack.tasks.put("ghost", Status::Running);
     stack.restarted().await;
-    until(|| stack.tasks.calls().contains(&"delete ghost".to_owned())).await;
+    stack.tasks.until(|calls| calls.contains(&"delete ghost".to_owned())).await;
     assert_eq!(stack.found(&known).phase(), Phase::Running);
     assert_eq!(stack.cri.tasks.ids(&stack.cri.cx).await, std::slice::from_ref(&known.id));
 }
@@ -68,15 +65,10 @@ async fn a_start_that_was_given_up_runs_nothing_later() {
     let stack = Stack::new().await;
     let container = stack.made("a", ContainerStatus::default()).await;
     stack.tasks.hung_create.store(true, Ordering::SeqCst);
-    let (starting, stopping) = tokio::join!(stack.start(&container), async {
-        until(|| stack.tasks.calls().contains(&format!("create {}", container.id))).await;
-        stack.stop(&container, 1).await
-    });
-    stopping.unwrap();
-    starting.unwrap_err();
+    stop_of_a_hung_start(&stack, &container, "create").await;
     stack.tasks.release.notify_one();
-    let taken_back = || stack.tasks.calls().iter().filter(|call| call.starts_with("delete ")).count() >= 2;
-    until(taken_back).await;
+    let deletions = |calls: &[String]| calls.iter().filter(|call| call.starts_with("delete ")).count();
+    stack.tasks.until(|calls| deletions(calls) >= 2).await;
     stack.idle(&container).await;
     assert!(!stack.tasks.calls().contains(&format!("start {}", container.id)));
     assert_eq!(stack.written(&container.id).await.reason, "StartError");

@@ -45,7 +45,7 @@ impl Fake {
 #[derive(Default)]
 pub struct FakeTasks {
     tasks: Mutex<HashMap<Key, Fake>>,
-    calls: Mutex<Vec<String>>,
+    calls: watch::Sender<Vec<String>>,
     /// What shims tell, by task.
     pub figures: Mutex<HashMap<String, Any>>,
     /// Every signal but the last resort is ignored.
@@ -67,11 +67,18 @@ const KILL: u32 = 9;
 
 impl FakeTasks {
     fn note(&self, call: String) {
-        self.calls.lock().unwrap().push(call);
+        self.calls.send_modify(|calls| calls.push(call));
     }
 
     pub fn calls(&self) -> Vec<String> {
-        self.calls.lock().unwrap().clone()
+        self.calls.borrow().clone()
+    }
+
+    /// Waits until the calls are as wanted.
+    pub async fn until(&self, wanted: impl Fn(&[String]) -> bool) {
+        let mut calls = self.calls.subscribe();
+        let seen = tokio::time::timeout(super::PATIENCE, calls.wait_for(|calls| wanted(calls)));
+        seen.await.unwrap().unwrap();
     }
 
     /// Puts a task there that somebody else has made.
